@@ -1,0 +1,298 @@
+"""Logits to weights to one mixed vector: pure tensor functions, no loop, no model.
+
+    logits (B,V) -> weight rule -> probs (B,K), indices (B,K) -> mix -> concept (B,D)
+
+`MixtureConfig` holds the settings, `sharpened` is the write-up's weight rule, the other
+rules are its controls, `mix` is e = sum_i p_i E[i] (write-up 3.1), `clip_norm` its
+norm rule. Nothing here waits for the device, and nothing is computed in float64 unless
+the logits already are. torch is only needed to make tensors, so the settings can be
+checked before it is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODES = ("continuous", "discrete", "gated")
+NORMS = ("none", "all", "used", "central")
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """How logits become the next input vector. The default is the write-up's Methods 3.1.
+
+    Raises ValueError, naming the value, when a setting makes no sense.
+    """
+
+    top_k: int = 50  # tokens kept, at most V
+    temperature: float = 0.8  # softmax(logits / temperature)
+    alpha: float = 1.5  # sharpening: weights ** alpha, renormalised
+    norm: str = "all"  # clip ||concept|| to the norms of: all rows, used ids,
+    #                    central (1-99 % of the rows); or none
+    mode: str = "continuous"  # feed the mixture, the top token, or (gated) the mixture
+    #                           only where entropy > gate_entropy
+    gate_entropy: float = 1.0  # nats, mode "gated" only
+    stop_entropy: float | None = None  # nats; None never stops early (Cold Stop)
+    stop_run: int = 3  # stop after this many steps in a row below stop_entropy
+
+    def __post_init__(self):
+        _whole("top_k", self.top_k)
+        _whole("stop_run", self.stop_run)
+        _positive("temperature", self.temperature)
+        _positive("alpha", self.alpha)
+        _one_of("norm", self.norm, NORMS)
+        _one_of("mode", self.mode, MODES)
+        _nats("gate_entropy", self.gate_entropy)
+        if self.stop_entropy is not None:
+            _nats("stop_entropy", self.stop_entropy)
+
+    @classmethod
+    def methods(cls, **changes) -> MixtureConfig:
+        """Write-up 3.1, the default: top-k 50, p^1.5, norm clipping; T 0.8."""
+        return cls(**changes)
+
+    @classmethod
+    def appendix(cls, **changes) -> MixtureConfig:
+        """The write-up's Appendix snippet: the same weights, no norm clipping, no stop."""
+        return cls(**{"norm": "none", "stop_entropy": None, **changes})
+
+    @classmethod
+    def raw(cls, **changes) -> MixtureConfig:
+        """The model's own distribution cut at top-k: T 1, no sharpening, no clipping."""
+        return cls(**{"temperature": 1.0, "alpha": 1.0, "norm": "none", **changes})
+
+
+class Weights(NamedTuple):
+    """A mixture's weights: probs (B,K) sorted, indices (B,K), entropy (B,) in nats."""
+
+    probs: Tensor
+    indices: Tensor
+    entropy: Tensor
+
+
+WeightRule = Callable[["Tensor", MixtureConfig], "tuple[Tensor, Tensor]"]
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of softmax(logits) in nats, (...,V) -> (...). Zero weights count nothing."""
+    log_p = _float(logits).log_softmax(-1)
+    return -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
+
+
+def sharpened(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
+    """The write-up's rule: softmax(z/T) -> top-k -> p^alpha -> renormalise.
+
+    logits (B,V) -> probs (B,K), indices (B,K), K = min(top_k, V), largest first.
+    The softmax runs over the kept tokens: its full denominator cancels on renormalising.
+    """
+    top, indices = _float(logits).topk(min(config.top_k, logits.shape[-1]), dim=-1)
+    probs = ((top - top[..., :1]) * min(1 / config.temperature, 1e30)).softmax(-1)
+    probs = (probs / probs[..., :1]) ** config.alpha  # the largest is 1: no underflow
+    return probs / probs.sum(-1, keepdim=True), indices
+
+
+def one_hot(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
+    """All weight on the argmax: the mixture is then an ordinary greedy token."""
+    probs, indices = sharpened(logits, config)
+    probs = probs.new_zeros(probs.shape)
+    probs[..., 0] = 1
+    return probs, indices
+
+
+def sampled(seed: int = 0) -> WeightRule:
+    """All weight on one token drawn from the sharpened weights: ordinary sampling."""
+    draw = _uniform(seed)
+
+    def rule(logits, config):
+        probs, indices = sharpened(logits, config)
+        order = (probs.log() - (-draw(probs).log()).log()).argsort(-1, descending=True)
+        first = order.argsort(-1) == 0
+        return _sorted(first.to(probs.dtype), indices)
+
+    return rule
+
+
+def gumbel(seed: int = 0, tau: float = 1.0) -> WeightRule:
+    """Weights from a Gumbel softmax: softmax((log p + g) / tau) over the kept tokens."""
+    draw = _uniform(seed)
+
+    def rule(logits, config):
+        probs, indices = sharpened(logits, config)
+        noisy = (probs.log() - (-draw(probs).log()).log()) / tau
+        return _sorted(noisy.softmax(-1), indices)
+
+    return rule
+
+
+def shuffled(seed: int = 0) -> WeightRule:
+    """Floor: the kept tokens, their weights dealt out in random order."""
+    draw = _uniform(seed)
+
+    def rule(logits, config):
+        probs, indices = sharpened(logits, config)
+        return probs, indices.gather(-1, draw(probs).argsort(-1))
+
+    return rule
+
+
+def random_weights(seed: int = 0) -> WeightRule:
+    """Floor: the kept tokens under weights drawn from a flat Dirichlet."""
+    draw = _uniform(seed)
+
+    def rule(logits, config):
+        probs, indices = sharpened(logits, config)
+        flat = -draw(probs).log()
+        return _sorted(flat / flat.sum(-1, keepdim=True), indices)
+
+    return rule
+
+
+def random_tokens(seed: int = 0) -> WeightRule:
+    """Floor: the weights kept, on tokens drawn from the whole vocabulary."""
+    draw = _uniform(seed)
+
+    def rule(logits, config):
+        probs, indices = sharpened(logits, config)
+        return probs, draw(logits).topk(indices.shape[-1], dim=-1).indices
+
+    return rule
+
+
+def weigh(logits: Tensor, config: MixtureConfig, rule: WeightRule = sharpened) -> Weights:
+    """`mixture_weights` without its checks: what the decoding loop calls every step."""
+    probs, indices = rule(logits, config)
+    return Weights(probs, indices, entropy(logits))
+
+
+def mixture_weights(
+    logits: Tensor, config: MixtureConfig | None = None, weight_rule: WeightRule = sharpened
+) -> Weights:
+    """Weights of the mixture for logits (B,V) or (V,): probs, indices, entropy in nats.
+
+    The entropy is that of the full softmax at temperature 1, before top-k. Raises
+    ValueError for an empty vocabulary and for a row with NaN, +inf or nothing finite.
+    """
+    if logits.ndim not in (1, 2) or logits.shape[-1] == 0:
+        raise ValueError(f"logits must be (B,V) or (V,), not {tuple(logits.shape)}")
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise ValueError(
+            "logits hold NaN, +inf or a row of -inf only: no distribution to mix; "
+            "check the model's weights and dtype"
+        )
+    rows = logits if logits.ndim == 2 else logits[None]
+    weights = weigh(rows, config or MixtureConfig(), weight_rule)
+    return weights if logits.ndim == 2 else Weights(*(x[0] for x in weights))
+
+
+def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
+    """e = sum_i p_i E[i] (write-up 3.1): probs, indices (...,K), embed (V,D) -> (...,D).
+
+    Summed in float32 at least, returned in embed's dtype. Raises ValueError when the
+    shapes do not fit.
+    """
+    if probs.shape != indices.shape or embed.ndim != 2:
+        raise ValueError(
+            f"mix needs probs and indices of one shape and embed (V,D), not "
+            f"{tuple(probs.shape)}, {tuple(indices.shape)}, {tuple(embed.shape)}"
+        )
+    rows = _float(embed[indices])
+    return (probs.to(rows.dtype)[..., None, :] @ rows).squeeze(-2).to(embed.dtype)
+
+
+def norm_bounds(embed: Tensor, norm: str, used: int | None = None) -> tuple | None:
+    """Smallest and largest norm allowed, two scalar tensors; None for norm "none".
+
+    "all": every row of embed (V,D). "used": the first `used` rows, those the tokenizer
+    can name (models pad their vocabulary). "central": 1st and 99th percentile of all.
+    """
+    if norm == "none":
+        return None
+    norms = _float(embed).norm(dim=-1)
+    if norm == "used":
+        norms = norms[:used]
+    if norm == "central":
+        norms = norms.sort().values
+        last = len(norms) - 1
+        return norms[round(0.01 * last)], norms[round(0.99 * last)]
+    return norms.min(), norms.max()
+
+
+def clip_norm(concept: Tensor, bounds: tuple | None) -> Tensor:
+    """Scale concept (...,D) so that its norm lies within bounds (write-up 3.1).
+
+    A vector inside them, to one part in a million, is returned bit for bit.
+    """
+    if bounds is None:
+        return concept
+    low, high = bounds
+    norm = _float(concept).norm(dim=-1, keepdim=True)
+    target = norm.clamp(low, high)
+    near = (target - norm).abs() <= 1e-6 * norm
+    scale = target.where(~near, norm) / norm.clamp_min(1e-30)
+    return (concept * scale.to(concept.dtype)).where(~near, concept)
+
+
+def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
+    """Id of the row of embed (V,D) nearest to each concept (...,D) -> (...).
+
+    metric: "dot", "cosine", "l2", or "centred" (cosine after taking off the mean row).
+    """
+    _one_of("metric", metric, ("dot", "cosine", "l2", "centred"))
+    x, rows = _float(concept), _float(embed)
+    if metric == "centred":
+        x, rows = x - rows.mean(0), rows - rows.mean(0)
+    if metric == "l2":
+        return (x @ rows.T - rows.square().sum(-1) / 2).argmax(-1)
+    if metric != "dot":
+        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return (x @ rows.T).argmax(-1)
+
+
+def _float(x: Tensor) -> Tensor:
+    return x if x.dtype.itemsize > 2 else x.float()
+
+
+def _sorted(probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    probs, order = probs.sort(-1, descending=True, stable=True)
+    return probs, indices.gather(-1, order)
+
+
+def _uniform(seed: int):
+    """Draw uniforms in (0,1) shaped like a tensor, on its device, from one seed."""
+    made: dict = {}
+
+    def draw(like: Tensor) -> Tensor:
+        import torch
+
+        if like.device not in made:
+            made[like.device] = torch.Generator(like.device).manual_seed(seed)
+        u = torch.rand(like.shape, generator=made[like.device], device=like.device)
+        return u.clamp(1e-7, 1 - 1e-7).to(_float(like).dtype)
+
+    return draw
+
+
+def _whole(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _positive(name, value):
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
+
+
+def _nats(name, value):
+    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite entropy in nats >= 0, not {value!r}")
+
+
+def _one_of(name, value, known):
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
