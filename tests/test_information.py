@@ -1,0 +1,171 @@
+"""Bits, lambda* and noise, on cases whose answer is known in closed form."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import information as info
+
+V = 6
+TABLE = torch.rand(V, V, generator=torch.Generator().manual_seed(1)).double()
+TABLE = (8 * TABLE).softmax(-1)  # P(next | token), rows
+
+
+class Cache:
+    """A cache that holds nothing, as the planted readers need none."""
+
+    def batch_repeat_interleave(self, repeats):
+        pass
+
+
+def planted(read):
+    """A language model whose next distribution is read(vector): E is the identity."""
+
+    def model(inputs_embeds, past_key_values=None, **_):
+        logits = read(inputs_embeds[:, -1].double().clamp_min(0)).log()
+        return SimpleNamespace(logits=logits[:, None], past_key_values=Cache())
+
+    return SimpleNamespace(model=model, embed=torch.eye(V))
+
+
+def whole(x):
+    return (x / x.sum(-1, keepdim=True).clamp_min(1e-9)) @ TABLE + 1e-12
+
+
+def top_only(x):
+    return TABLE[x.argmax(-1)]
+
+
+def deaf(x):
+    return TABLE.mean(0).expand(len(x), V)
+
+
+def context(probs, prompt=0):
+    probs = torch.tensor(probs)
+    indices = torch.arange(len(probs))
+    concept = probs @ torch.eye(V)[: len(probs)]
+    return info.Context(prompt, 0, torch.eye(V)[:2], probs, indices, concept)
+
+
+def log(rows):
+    return torch.tensor(rows).double().log()
+
+
+def test_two_members_that_never_agree_leave_one_bit():
+    bits = info.mixture_bits(torch.tensor([0.5, 0.5]), log([[1.0, 0], [0, 1]]),
+                             log([0.5, 0.5]))  # fmt: skip
+    assert bits["distribution"] == pytest.approx(1)
+    assert bits["available"] == pytest.approx(1)
+    assert bits["js_mixture"] == pytest.approx(0, abs=1e-12)
+
+
+def test_members_that_agree_leave_nothing():
+    bits = info.mixture_bits(torch.tensor([0.7, 0.3]), log([[0.2, 0.8]] * 2),
+                             log([0.2, 0.8]))  # fmt: skip
+    assert bits["distribution"] == pytest.approx(0.8812908992)
+    for name in ("available", "usable", "used"):
+        assert bits[name] == pytest.approx(0, abs=1e-12)
+
+
+def test_available_and_usable_by_hand():
+    # w = (1/2, 1/2), P_1 = (1/2, 1/2), P_2 = (1, 0): q = (3/4, 1/4)
+    bits = info.mixture_bits(torch.tensor([0.5, 0.5]), log([[0.5, 0.5], [1.0, 0]]),
+                             log([0.5, 0.5]))  # fmt: skip
+    entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
+    assert bits["available"] == pytest.approx(entropy - 0.5)
+    assert bits["usable"] == pytest.approx(1 - entropy)
+    assert bits["used"] == pytest.approx(0)
+
+
+def test_js_is_one_bit_apart_and_zero_together():
+    a, b = log([1.0, 0]), log([0, 1.0])
+    assert info.js_bits(a, b) == 1 and info.js_bits(a, a) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 5), st.integers(2, 9))
+def test_available_lies_between_nothing_and_the_distribution(seed, k, size):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(k, generator=generator).double().softmax(-1)
+    members = (9 * torch.rand(k, size, generator=generator).double()).log_softmax(-1)
+    bits = info.mixture_bits(weights, members, info.average(weights, members))
+    assert -1e-9 <= bits["available"] <= bits["distribution"] + 1e-9
+    assert bits["used"] == pytest.approx(bits["usable"], abs=1e-9)  # a perfect reader
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 1))
+def test_the_mixing_weight_of_an_exact_mixture_is_its_weight(seed, share):
+    generator = torch.Generator().manual_seed(seed)
+    one, two = (9 * torch.rand(2, 1, 7, generator=generator).double()).log_softmax(-1)
+    mixed = (share * one.exp() + (1 - share) * two.exp()).log()
+    found, residual = info.mixing_weight(mixed, one, two)
+    # JS is quadratic at its minimum, so it pins the share to about its square root
+    assert float(residual) < 1e-9
+    if float(info.js_bits(one, two)) > 0.05:
+        assert float(found) == pytest.approx(share, abs=1e-4)
+
+
+def test_readers_are_told_apart_by_what_they_use():
+    steps = [context([0.6, 0.3, 0.1], 0), context([0.5, 0.5], 1)]
+    share = {}
+    for name, reader in {"whole": whole, "top": top_only}.items():
+        rows = info.bits_rows(planted(reader), steps)
+        rows = rows[rows.reader == "mixture"]
+        share[name] = rows.used.sum() / rows.usable.sum()
+    assert share["whole"] == pytest.approx(1, abs=1e-6)
+    assert share["top"] == pytest.approx(0, abs=1e-6)
+    rows = info.bits_rows(planted(deaf), steps)  # nothing to use, and nothing used
+    assert rows.usable.abs().max() < 1e-9 and rows.used.abs().max() < 1e-9
+
+
+def test_a_linear_reader_gives_a_line_and_a_top_reader_a_step():
+    grid = [0, 0.25, 0.4, 0.6, 0.75, 1]
+    rows = info.mixing_rows(planted(whole), [context([0.5, 0.5])], grid)
+    assert rows["lambda"].tolist() == pytest.approx(grid, abs=1e-3)
+    assert rows.residual.max() < 1e-6
+    rows = info.mixing_rows(planted(top_only), [context([0.5, 0.5])], grid)
+    assert rows["lambda"].round(3).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_pairs_that_predict_the_same_are_left_out():
+    assert info.mixing_rows(planted(deaf), [context([0.5, 0.5])], [0, 1]).empty
+
+
+def test_noise_costs_a_deaf_reader_nothing_and_a_top_reader_its_token():
+    rows = info.noise_rows(planted(deaf), [context([0.6, 0.4])], [1.0, 30.0])
+    assert rows.loss.abs().max() < 1e-6 and not rows.flip.any()
+    rows = info.noise_rows(planted(top_only), [context([0.6, 0.4])], [0.01, 30], draws=8)
+    rows = rows[rows.kind == "token"]
+    assert not rows[rows.sigma == 0.01].flip.any() and rows[rows.sigma == 30].flip.any()
+
+
+def test_a_moved_vector_goes_as_far_as_asked_and_keeps_its_norm_if_asked():
+    generator, base = torch.Generator().manual_seed(0), torch.ones(50)
+    assert float((info.moved(base, 2.0, generator) - base).norm()) == pytest.approx(2)
+    there = info.moved(base, 2.0, generator, restore=True)
+    assert float(there.norm()) == pytest.approx(float(base.norm()))
+    assert not torch.equal(there, base)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_a_shared_cache_equals_reading_the_whole_text(kind):
+    from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2) if (
+        kind == "gpt2") else Qwen2Config(
+        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    lm = SimpleNamespace(model=model, embed=model.get_input_embeddings().weight.detach())
+    prefix, vectors = lm.embed[[3, 1, 4, 1]], lm.embed[[5, 9, 2]]
+    got = info.next_log_probs(lm, prefix, vectors, batch=2)
+    for token, row in zip([5, 9, 2], got):
+        ids = torch.tensor([[3, 1, 4, 1, token]])
+        whole_text = model(input_ids=ids).logits[0, -1].double().log_softmax(-1)
+        assert torch.allclose(row, whole_text, atol=1e-5)

@@ -1,0 +1,70 @@
+"""Probes on planted data: they find what is there, and nothing where there is nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import probes
+
+RNG = np.random.default_rng(0)
+N = 600
+GROUP = np.repeat(np.arange(10), N // 10)
+X = RNG.standard_normal((N, 8))
+
+
+def score(features, target):
+    guess = probes.ridge(features, target, GROUP)
+    return probes.r2(target, guess, probes.mean_prediction(target, GROUP))
+
+
+def test_ridge_finds_a_planted_direction_and_its_noise_ceiling():
+    signal = X @ np.arange(8.0)
+    assert score(X, signal) > 0.999
+    noisy = signal + RNG.standard_normal(N) * signal.std()  # half the variance is noise
+    assert score(X, noisy) == pytest.approx(0.5, abs=0.08)
+
+
+def test_shuffled_labels_give_nothing():
+    assert score(X, RNG.permutation(X @ np.arange(8.0))) < 0.02
+
+
+def test_a_template_that_gives_the_answer_away_is_no_help_when_held_out():
+    target = RNG.standard_normal(10)[GROUP]  # constant within a template
+    found = probes.Positions({}, target, GROUP, GROUP, GROUP, GROUP, GROUP)
+    assert score(probes.token_features(found), target) <= 0.02
+
+
+def test_logistic_finds_planted_classes():
+    target = 10 + X[:, :3].argmax(1)
+    assert probes.accuracy(target, probes.logistic(X, target, GROUP)) > 0.9
+    shuffled = probes.logistic(X, RNG.permutation(target), GROUP)
+    assert probes.accuracy(target, shuffled) < 0.45
+
+
+def test_no_template_is_on_both_sides():
+    for train, test in probes.folds(GROUP):
+        assert not set(GROUP[train]) & set(GROUP[test])
+    with pytest.raises(ValueError, match="1 template"):
+        probes.folds(np.zeros(5))
+
+
+def test_common_keeps_the_most_frequent_classes():
+    classes = np.array([4, 4, 4, 7, 7, 1])
+    assert probes.common(classes, 2).tolist() == [True] * 5 + [False]
+
+
+def test_positions_line_up_with_what_was_predicted_before_each_token():
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)).eval()  # fmt: skip
+    ids = [5, 6, 7, 8, 9]
+    found = probes.positions(model, [(ids, 3, "a"), (ids[:4], 2, "b")], [0, 2])
+    assert found.token.tolist() == [8, 9, 7, 8] and found.before.tolist() == [7, 8, 6, 7]
+    assert found.step.tolist() == [0, 1, 0, 1] and found.group.tolist() == list("aabb")
+    out = model(torch.tensor([ids]), output_hidden_states=True)
+    p = out.logits[0, 2].detach().softmax(-1)
+    assert found.entropy[0] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
+    assert found.runner_up[0] == int(p.topk(2).indices[1])
+    assert np.allclose(found.hidden[2][0], out.hidden_states[2][0, 3].detach(), atol=1e-5)
