@@ -1,7 +1,7 @@
 """What a concept token carries, and what the next step makes of it (CLAIMS.md 04).
 
     contexts         each step of a trace: what was read before it, and its mixture
-    next_log_probs   log P(. | prefix, v) for many vectors v after one prefix
+    next_probs       P(. | prefix, v) for many vectors v after one prefix
     mixture_bits     N3, exact: bits in the distribution, available, used, usable
     mixing_weight    N2: the share lambda of a member that best explains P(. | m)
     bits_rows, mixing_rows, noise_rows    N3, N2 and N5 as tidy frames
@@ -11,7 +11,6 @@ loaded. Bits are exact sums over the vocabulary: nothing is estimated from sampl
 """
 
 import copy
-import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,20 +18,20 @@ import torch
 from torch import Tensor
 
 from .mixture import mix
-
-LN2 = math.log(2)
+from .stats import entropy_bits, js_bits, kl_bits
 
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """A step of a trace: prefix (T,D) already read, probs and indices (K,), concept (D,)."""
+    """A step of a trace: what was read before it, and the mixture formed there."""
 
-    prompt: int
-    step: int
-    prefix: Tensor
-    probs: Tensor
-    indices: Tensor
-    concept: Tensor
+    prompt: int  # which prompt, from 0
+    step: int  # which step of it, from 0
+    prefix: Tensor  # (T,D) embeddings already read
+    probs: Tensor  # (K,) weights, sorted
+    indices: Tensor  # (K,) their tokens
+    concept: Tensor  # (D,) sum_i p_i E[i]
+    entropy: float = 0.0  # nats, of the model's full softmax
 
 
 def contexts(lm, prompts, trace, steps=None) -> list[Context]:
@@ -42,20 +41,19 @@ def contexts(lm, prompts, trace, steps=None) -> list[Context]:
     """
     found = []
     for b, prompt in enumerate(prompts):
-        ids = lm.tokenizer(prompt, return_tensors="pt").input_ids.to(lm.embed.device)
-        start = lm.embed[ids[0]]
-        for t in range(min(int(trace.lengths[b]), steps or math.inf)):
-            prefix = torch.cat([start, trace.vectors[b, :t].to(start)])
+        ids = lm.tokenizer(prompt)["input_ids"]
+        for t in range(min(int(trace.lengths[b]), steps or trace.probs.shape[1])):
+            prefix = torch.cat([lm.embed[ids], trace.vectors[b, :t]])
             probs, indices = trace.probs[b, t], trace.indices[b, t]
-            found.append(
-                Context(b, t, prefix, probs, indices, mix(probs, indices, lm.embed))
-            )
+            concept = mix(probs, indices, lm.embed)
+            sure = float(trace.entropy[b, t])
+            found.append(Context(b, t, prefix, probs, indices, concept, sure))
     return found
 
 
 @torch.no_grad()
-def next_log_probs(lm, prefix, vectors, batch=512) -> Tensor:
-    """log P(. | prefix, v), (N,V) float64 on the CPU, for vectors (N,D) after (T,D).
+def next_probs(lm, prefix, vectors, batch=512) -> Tensor:
+    """P(. | prefix, v), (N,V) float64 on the CPU, for vectors (N,D) after (T,D).
 
     The prefix is read once; its cache is shared by all vectors.
     """
@@ -66,33 +64,12 @@ def next_log_probs(lm, prefix, vectors, batch=512) -> Tensor:
         cache = copy.deepcopy(read)
         cache.batch_repeat_interleave(len(part))
         out = lm.model(inputs_embeds=part[:, None], past_key_values=cache, **call)
-        found.append(out.logits[:, -1].cpu().double().log_softmax(-1))
+        found.append(out.logits[:, -1].cpu().double().softmax(-1))
     return torch.cat(found)
 
 
-def entropy_bits(log_p) -> Tensor:
-    """Entropy in bits of log-probabilities (...,V); log p may be -inf."""
-    return -_expect(log_p.exp(), log_p) / LN2
-
-
-def kl_bits(log_p, log_q) -> Tensor:
-    """KL(p || q) in bits from log-probabilities (...,V)."""
-    return _expect(log_p.exp(), log_p - log_q) / LN2
-
-
-def js_bits(log_p, log_q) -> Tensor:
-    """Jensen-Shannon divergence in bits (0 to 1) from log-probabilities (...,V)."""
-    middle = torch.logaddexp(log_p, log_q) - LN2
-    return (kl_bits(log_p, middle) + kl_bits(log_q, middle)) / 2
-
-
-def average(weights, log_members) -> Tensor:
-    """log q, q = sum_i w_i P_i: weights (...,K), members (K,V) -> (...,V)."""
-    return torch.logsumexp(weights.log()[..., None] + log_members, -2)
-
-
-def mixture_bits(weights, log_members, log_mixture, top=0) -> dict:
-    """N3 for one mixture: weights (K,), P_i (K,V) and P_m (V,) as log-probabilities.
+def mixture_bits(weights, members, mixture) -> dict:
+    """N3 for one mixture: weights (K,), members P_i (K,V), the top one first, P_m (V,).
 
     distribution = H(w). available = H(q) - sum_i w_i H(P_i), q = sum_i w_i P_i: what
     knowing which member was meant would tell of the token after. usable = KL(q || P_top):
@@ -100,16 +77,16 @@ def mixture_bits(weights, log_members, log_mixture, top=0) -> dict:
     the mixture wins back; `usable` for a perfect reader, 0 for one that reads the top
     token, negative for one that does worse than that.
     """
-    weights = weights.double().cpu() / weights.double().sum().cpu()
-    log_q = average(weights, log_members)
-    usable = kl_bits(log_q, log_members[top])
+    weights = normal(weights)
+    q = weights @ members
+    usable = kl_bits(q, members[0])
     bits = {
-        "distribution": entropy_bits(weights.log()),
-        "available": entropy_bits(log_q) - (weights * entropy_bits(log_members)).sum(),
+        "distribution": entropy_bits(weights),
+        "available": entropy_bits(q) - weights @ entropy_bits(members),
         "usable": usable,
-        "used": usable - kl_bits(log_q, log_mixture),
-        "js_mixture": js_bits(log_q, log_mixture),
-        "js_top": js_bits(log_q, log_members[top]),
+        "used": usable - kl_bits(q, mixture),
+        "js_mixture": js_bits(q, mixture),
+        "js_top": js_bits(q, members[0]),
     }
     return {name: float(value) for name, value in bits.items()}
 
@@ -126,31 +103,29 @@ def bits_rows(lm, found, seed=0) -> pd.DataFrame:
         others = [o.concept for o in found if o.prompt != c.prompt]
         other = others[n * 7 % len(others)] if others else c.concept
         fed = torch.stack([c.concept, other, like_norm(c.concept, generator)])
-        log_p = next_log_probs(lm, c.prefix, torch.cat([fed, lm.embed[c.indices]]))
+        p = next_probs(lm, c.prefix, torch.cat([fed, lm.embed[c.indices]]))
         facts = {"prompt": c.prompt, "step": c.step, "top": int(c.indices[0]),
                  "p_max": float(c.probs[0])}  # fmt: skip
-        for reader, log_m in zip(("mixture", "other", "random"), log_p):
-            rows.append(facts | {"reader": reader}
-                        | mixture_bits(c.probs, log_p[3:], log_m))  # fmt: skip
+        rows += [facts | {"reader": reader} | mixture_bits(c.probs, p[3:], read)
+                 for reader, read in zip(("mixture", "other", "random"), p)]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def mixing_weight(log_m, log_1, log_2, rounds=30) -> tuple[Tensor, Tensor]:
+def mixing_weight(p_m, p_1, p_2, rounds=30) -> tuple[Tensor, Tensor]:
     """N2: argmin over lambda in [0,1] of JS(P_m, lambda P_1 + (1-lambda) P_2), and the JS.
 
-    All (N,V) log-probabilities; returns lambda (N,) and the residual (N,) in bits. The
+    All (N,V) probabilities; returns lambda (N,) and the residual (N,) in bits. The
     divergence is convex in lambda: its slope is bisected.
     """
-    low, high = torch.zeros(len(log_m)).double(), torch.ones(len(log_m)).double()
-    p_m, p_1, p_2 = log_m.exp(), log_1.exp(), log_2.exp()
+    low, high = torch.zeros(len(p_m)).double(), torch.ones(len(p_m)).double()
+    toward = p_1 - p_2
     for _ in range(rounds):
         share = (low + high) / 2
-        q = p_2 + share[:, None] * (p_1 - p_2)
-        slope = _expect(p_1 - p_2, torch.log(2 * q / (q + p_m)))
+        q = p_2 + share[:, None] * toward
+        slope = torch.xlogy(toward, 2 * q / (q + p_m).clamp_min(1e-300)).sum(-1)
         low, high = torch.where(slope < 0, share, low), torch.where(slope < 0, high, share)
     share = (low + high) / 2
-    log_q = torch.log(p_2 + share[:, None] * (p_1 - p_2))
-    return share, js_bits(log_m, log_q)
+    return share, js_bits(p_m, p_2 + share[:, None] * toward)
 
 
 def mixing_rows(lm, found, grid, related=True, min_js=0.3, seed=0) -> pd.DataFrame:
@@ -164,64 +139,71 @@ def mixing_rows(lm, found, grid, related=True, min_js=0.3, seed=0) -> pd.DataFra
     w = torch.tensor(grid).double()
     rows = []
     for c in found:
-        a, b = lm.embed[c.indices[:2]]
-        second = int(c.indices[1])
-        if not related:
-            second = int(torch.randint(len(lm.embed), (1,), generator=generator))
-            b = lm.embed[second]
-        line = w[:, None].to(a) * a + (1 - w)[:, None].to(a) * b
+        second = int(c.indices[1]) if related else int(
+            torch.randint(len(lm.embed), (1,), generator=generator))  # fmt: skip
+        a, b = lm.embed[c.indices[0]], lm.embed[second]
+        share = w[:, None].to(a)
         random = like_norm((a + b) / 2, generator)
-        fed = torch.cat([line, torch.stack([a, b, random])])
-        log_p = next_log_probs(lm, c.prefix, fed)
-        log_a, log_b = log_p[-3].expand_as(log_p), log_p[-2].expand_as(log_p)
-        pair = float(js_bits(log_p[-3], log_p[-2]))
-        if not pair >= min_js:
+        fed = torch.cat([share * a + (1 - share) * b, torch.stack([random, a, b])])
+        *read, p_a, p_b = next_probs(lm, c.prefix, fed)
+        pair = float(js_bits(p_a, p_b))
+        if pair < min_js:
             continue
-        share, residual = mixing_weight(log_p, log_a, log_b)
+        read = torch.stack(read)
+        found_share, residual = mixing_weight(read, p_a.expand_as(read), p_b)
         facts = {"prompt": c.prompt, "step": c.step, "a": int(c.indices[0]), "b": second,
                  "js_pair": pair, "residual_random": float(residual[-1])}  # fmt: skip
-        rows += [facts | {"w": float(w[i]), "lambda": float(share[i]),
-                 "residual": float(residual[i])} for i in range(len(w))]  # fmt: skip
+        rows += [facts | {"w": float(w[i]), "lambda": float(found_share[i]),
+                          "residual": float(residual[i])} for i in range(len(w))]  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def noise_rows(lm, found, sigmas, draws=2, seed=0) -> pd.DataFrame:
-    """N5: m and the top token under noise of `sigma` times the RMS entry of E.
+    """N5: the mixture m and its top token under noise of `sigma` times E's RMS entry.
 
-    loss: nats lost against the undisturbed reading, CE(P_0, P_sigma) - H(P_0); flip: the
-    top next token changed; with the norm restored or not. A row of kind "matched" is
-    the top token moved in a random direction exactly as far as the mixture is from it:
-    its `misread` beside the mixture's is KL(q || .) in nats, q what should be read.
+    nll: cross-entropy in nats of the next token, which is drawn as the input means it:
+    from q = sum_i w_i P_i for the mixture, from P_top for the token. flip: the top next
+    token is not the undisturbed one. With the norm restored or not; several draws are
+    averaged. nll_q is always against q, so that the two inputs can be compared. Kind
+    "matched" is the token moved in a random direction exactly as far as m is from it.
     """
     generator = torch.Generator().manual_seed(seed)
-    rms = lm.embed.float().square().mean().sqrt()
-    size = math.sqrt(lm.embed.shape[1])
+    rms = lm.embed.float().square().mean().sqrt().cpu()
+    size = lm.embed.shape[1] ** 0.5
     rows = []
     for c in found:
         token = lm.embed[c.indices[0]]
-        far = (c.concept - token).float().norm()
+        far = (c.concept - token).float().norm().cpu()
         plans = [(kind, base, float(sigma), sigma * rms * size, restored)
                  for kind, base in (("mixture", c.concept), ("token", token))
-                 for sigma in sigmas for restored in (False, True)
-                 for _ in range(draws)]  # fmt: skip
-        plans += [("matched", token, float(far / rms / size), far, False)] * (2 * draws)
+                 for sigma in sigmas for restored in (False, True)]  # fmt: skip
+        plans.append(("matched", token, float(far / rms / size), far, False))
         fed = [moved(base, step, generator, restored)
-               for _, base, _, step, restored in plans]  # fmt: skip
-        log_p = next_log_probs(
-            lm, c.prefix, torch.stack([c.concept, *fed, *lm.embed[c.indices]]))  # fmt: skip
-        members = log_p[1 + len(fed) :]
-        log_q = average(c.probs.double().cpu(), members)
-        clean = {"mixture": log_p[0], "token": members[0], "matched": members[0]}
+               for _, base, _, step, restored in plans for _ in range(draws)]  # fmt: skip
+        p = next_probs(lm, c.prefix, torch.stack([c.concept, *fed, *lm.embed[c.indices]]))
+        clean, noisy, members = p[0], p[1 : 1 + len(fed)], p[1 + len(fed) :]
+        q = normal(c.probs) @ members
         facts = {"prompt": c.prompt, "step": c.step, "p_max": float(c.probs[0])}
-        entries = [("mixture", 0.0, False, log_p[0])]
-        entries += [(k, s, r, x) for (k, _, s, _, r), x in zip(plans, log_p[1:])]
-        for kind, sigma, restored, x in entries:
+        for n, (kind, _, sigma, _, restored) in enumerate(plans):
+            read = noisy[n * draws : (n + 1) * draws]
+            meant, still = (q, clean) if kind == "mixture" else (members[0], members[0])
             rows.append(facts | {
                 "kind": kind, "sigma": sigma, "restored": restored,
-                "loss": float(kl_bits(clean[kind], x)) * LN2,
-                "flip": bool(x.argmax() != clean[kind].argmax()),
-                "misread": float(kl_bits(log_q, x)) * LN2})  # fmt: skip
+                "nll": float(cross_entropy(meant, read).mean()),
+                "nll_q": float(cross_entropy(q, read).mean()),
+                "flip": float((read.argmax(-1) != still.argmax()).double().mean())})
     return pd.DataFrame(rows)
+
+
+def cross_entropy(p, q) -> Tensor:
+    """-sum p log q in nats over the last dim."""
+    return -torch.xlogy(p, q.clamp_min(1e-300)).sum(-1)
+
+
+def normal(weights) -> Tensor:
+    """Weights in float64 on the CPU, summing to one."""
+    weights = weights.double().cpu()
+    return weights / weights.sum()
 
 
 def like_norm(vector, generator) -> Tensor:
@@ -237,7 +219,3 @@ def moved(base, distance, generator, restore=False) -> Tensor:
         there = there * base.float().norm() / there.norm()
     return there.to(base.dtype)
 
-
-def _expect(p, values) -> Tensor:
-    """sum p * values over the last dim, an outcome without probability counting nothing."""
-    return torch.where(p == 0, 0.0, p * values).sum(-1)

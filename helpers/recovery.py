@@ -20,6 +20,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
 TOLERANCE = 0.01  # share of the weight that may be misplaced: half of sum |dw|
+SEEN = 0.01  # weight from which a token counts as part of the support
 WHOLE = 8_000_000  # entries of E up to which NNLS sees every row at once
 
 
@@ -82,10 +83,14 @@ def omp_recover(concept, embed, k: int) -> np.ndarray:
 
 
 def score(found, true) -> dict:
-    """How well weights (V,) came back: max_error, f1 of the support, misplaced, ok."""
+    """How well weights (V,) came back: max_error, f1, misplaced, recovered.
+
+    f1 compares the tokens that weigh at least `SEEN` in each; misplaced is half of the
+    summed error, and `recovered` says that it is within TOLERANCE.
+    """
     found, true = np.asarray(found), np.asarray(true)
     error = np.abs(found - true)
-    here, there = found > 1e-6, true > 1e-6
+    here, there = found >= SEEN, true >= SEEN
     f1 = 2 * (here & there).sum() / max(1, here.sum() + there.sum())
     misplaced = error.sum() / 2
     return {"max_error": error.max(), "f1": f1, "misplaced": misplaced,
@@ -100,14 +105,17 @@ def planted_weights(k: int, shape: str) -> np.ndarray:
     return weights / weights.sum()
 
 
-def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), omp=True):
+def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), omp=True, seed=0):
     """Mix in each number format, read back each way: a tidy frame.
+
+    method: "known" (support given), "nnls" and "omp" (whole vocabulary), and the floor
+    "random": NNLS on a random vector of equal norm.
 
     `embed` (V,D) tensor; `mixtures` an iterable of (label, indices (k,), weights (k,)).
     The matrix itself is rounded to the format first, so that the reader knows the very
     rows that were mixed and only the rounding of the sum is lost.
     """
-    rows = []
+    rows, rng = [], np.random.default_rng(seed)
     for dtype in dtypes:
         table = embed.detach().cpu().to(getattr(torch, dtype))
         exact = _float64(table)
@@ -119,7 +127,10 @@ def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), omp=True):
             found, kappa = known_support(concept, exact[indices])
             known = np.zeros(len(exact))
             known[indices] = found
-            ways = {"known": known, "nnls": nnls_recover(concept, exact)}
+            random = rng.standard_normal(concept.shape[0])
+            random *= float(concept.float().norm()) / np.linalg.norm(random)
+            ways = {"known": known, "nnls": nnls_recover(concept, exact),
+                    "random": nnls_recover(random, exact)}  # fmt: skip
             if omp:
                 ways["omp"] = omp_recover(concept, exact, len(indices))
             facts = {"label": label, "k": len(indices), "width": exact.shape[1],

@@ -74,6 +74,7 @@ def test_flat_mixtures_break_before_the_width_and_peaked_later():
     assert found[found.k <= 4].recovered.all()
     flat = found[(found.label == "flat") & (found.dtype == "float32")]
     assert recovery.breaking_point(flat) in (16, 24)
+    assert not rows[rows.method == "random"].recovered.any()
     known = rows[(rows.method == "known") & (rows.dtype == "float32")]
     assert known.recovered.all() and np.isfinite(known.kappa).all()
 

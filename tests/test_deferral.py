@@ -1,0 +1,40 @@
+"""Scores of the ways of decoding, on readers and answers whose score is known."""
+
+import pytest
+import torch
+
+from helpers import deferral
+from tests.test_information import TABLE, context, planted, top_only, whole
+
+
+@pytest.mark.parametrize(
+    "text, gold, right",
+    [(" Paris.", "Paris", True), (" paris, and", "Paris.", True), ("Parisian", "Paris", False),
+     (" 1", "12", False), (" 12.", "12", True), ("", "12", False), ("12", "", False),
+     ("El gato.", "el gato", True), ("niñas", "niña", False)],
+)  # fmt: skip
+def test_an_answer_is_right_when_its_words_come_first(text, gold, right):
+    assert deferral.correct(text, gold) is right
+
+
+def test_deferring_pays_for_a_whole_reader_only():
+    # three members: the top one says A, the two others say B, which is likelier in all
+    table = torch.full((6, 6), 0.02).double()
+    table[0, 4] = table[1, 5] = table[2, 5] = 0.9
+    found = [context([0.4, 0.3, 0.3])]
+    target = found[0].probs.double() @ table[:3]
+    for read, gain in ((lambda x: x @ table + 1e-12, target[5] - target[4]),
+                       (lambda x: table[x.argmax(-1)], 0)):  # fmt: skip
+        row = deferral.ahead_rows(planted(read), found, [target]).iloc[0]
+        assert row.continuous - row.discrete == pytest.approx(float(gain))
+        assert row.best == pytest.approx(float(target.max()))
+    sampled = 0.4 * target[4] + 0.6 * target[5]
+    assert row.sampled == pytest.approx(float(sampled))
+
+
+def test_the_gate_takes_the_top_token_where_the_model_is_sure():
+    found = [context([0.5, 0.3, 0.2])]  # entropy 0: sure
+    target = TABLE.mean(0)
+    for read in (whole, top_only):
+        row = deferral.ahead_rows(planted(read), found, [target]).iloc[0]
+        assert row.gated == row.discrete
