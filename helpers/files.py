@@ -1,0 +1,74 @@
+"""Where things lie, and files that appear whole or not at all. Standard library only.
+
+    ROOT                the repository, found from this file
+    run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
+    write_whole         write aside, flush to disk, then rename
+
+The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
+to stage its files, the notebook tests to leave the working tree alone.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def check_set(set: str) -> str:
+    """Return `set` if it can name a folder; ValueError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", set):
+        raise ValueError(
+            f"SET={set!r}: use letters, digits, '.', '_' or '-', at most 40 of them"
+        )
+    return set
+
+
+def _place(kind: str, set: str, given: str) -> Path:
+    if given:
+        return Path(given)
+    return Path(os.environ.get("REPRODUCE_OUT", ROOT)) / kind / check_set(set)
+
+
+def run_dir(set: str, given: str = "") -> Path:
+    """The folder of a set's executed notebooks and measured rows."""
+    return _place("runs", set, given)
+
+
+def figures_dir(set: str, given: str = "") -> Path:
+    """The folder of a set's figures, their data and verdicts.csv."""
+    return _place("figures", set, given)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write `content` to `path` so that a reader sees all of it or none of it."""
+    path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def digest(*contents: str | bytes | Path) -> str:
+    """First 16 hex digits of the SHA-256 of strings, bytes and files, in order."""
+    total = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            data = content.encode("utf-8") if isinstance(content, str) else content
+            total.update(hashlib.sha256(data).digest())
+    return total.hexdigest()[:16]

@@ -1,0 +1,205 @@
+"""Numbers with their uncertainty: bootstrap intervals, divergences, agreement scores.
+
+    Estimate                          a value, its 95 % interval, n and the seed
+    bootstrap, paired_difference      percentile intervals, by item or by group
+    ratio, scaled                     a ratio of sums; a score between floor and ceiling
+    entropy, kl, js (and *_bits)      over the last dimension, float64 on the CPU
+    distinct_n, loops                 repetition in a sequence of ids
+    rouge_l, token_agreement          likeness of two sequences of ids
+
+Imports numpy and torch only, so that any room may import it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the bounds of its 95 % interval; n items, the bootstrap's seed."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    seed: int = 0
+
+
+def _column(values, name: str) -> np.ndarray:
+    column = np.asarray(values, dtype=np.float64)
+    if column.ndim != 1 or column.size == 0:
+        raise ValueError(
+            f"{name}: expected a non-empty list of numbers, got shape {column.shape}"
+        )
+    if not np.isfinite(column).all():
+        bad = int(np.flatnonzero(~np.isfinite(column))[0])
+        raise ValueError(f"{name}: item {bad} is {column[bad]}; leave it out, say why")
+    return column
+
+
+def _resample(columns: np.ndarray, statistic, resamples: int, seed: int, groups):
+    """Estimate of statistic((C, R, M) -> (R,)) over resampled items or whole groups."""
+    if resamples < 1:
+        raise ValueError(f"resamples={resamples}: expected at least 1")
+    size = columns.shape[1]
+    rng = np.random.default_rng(seed)
+    value = float(statistic(columns[:, None, :])[0])
+    if groups is None:
+        draws = []
+        for start in range(0, resamples, 256):  # bounded memory
+            rows = min(256, resamples - start)
+            draws.append(statistic(columns[:, rng.integers(0, size, (rows, size))]))
+        n, draws = size, np.concatenate(draws)
+    else:
+        _, label = np.unique(np.asarray(groups), return_inverse=True)
+        if label.shape != (size,):
+            raise ValueError(f"groups: expected {size} labels, got {label.size}")
+        members = [np.flatnonzero(label == g) for g in range(label.max() + 1)]
+        n = len(members)
+        picks = rng.integers(0, n, (resamples, n))
+        draws = np.array(
+            [
+                statistic(columns[:, None, np.concatenate([members[g] for g in pick])])[
+                    0
+                ]
+                for pick in picks
+            ]
+        )
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n, seed)
+
+
+def bootstrap(
+    values: Sequence[float],
+    statistic: str | Callable = "mean",
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: Sequence | None = None,
+) -> Estimate:
+    """95 % percentile bootstrap of a statistic of `values` (N,).
+
+    `statistic` is "mean" or a function reducing (..., N) over its last axis. With
+    `groups` (N labels) whole groups are drawn, and n counts groups.
+    """
+    reduce = _mean if statistic == "mean" else statistic
+    column = _column(values, "values")
+    return _resample(column[None], lambda c: reduce(c[0]), resamples, seed, groups)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return values.mean(axis=-1)
+
+
+def paired_difference(
+    a, b, statistic="mean", resamples=2000, seed=0, groups=None
+) -> Estimate:
+    """Interval of the statistic of a - b, two measurements (N,) of the same items."""
+    a, b = _pair(a, b, "a", "b")
+    return bootstrap(a - b, statistic, resamples, seed, groups)
+
+
+def ratio(numerator, denominator, resamples=2000, seed=0, groups=None) -> Estimate:
+    """Interval of sum(numerator) / sum(denominator), resampled item by item."""
+    pair = np.stack(_pair(numerator, denominator, "numerator", "denominator"))
+    if pair[1].sum() == 0:
+        raise ValueError("denominator: sums to 0, so the ratio does not exist")
+    return _resample(pair, _quotient, resamples, seed, groups)
+
+
+def _quotient(columns: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = columns[0].sum(axis=-1) / columns[1].sum(axis=-1)
+    return np.where(np.isfinite(out), out, np.nan)
+
+
+def scaled(score, floor, ceiling, resamples=2000, seed=0, groups=None) -> Estimate:
+    """Interval of (score - floor) / (ceiling - floor) of means: 0 floor, 1 ceiling."""
+    score, floor = _pair(score, floor, "score", "floor")
+    ceiling, _ = _pair(ceiling, floor, "ceiling", "floor")
+    return ratio(score - floor, ceiling - floor, resamples, seed, groups)
+
+
+def _pair(a, b, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _column(a, first), _column(b, second)
+    if a.shape != b.shape:
+        sizes = f"{first} has {a.size} items, {second} has {b.size}"
+        raise ValueError(f"{sizes}: pair them")
+    return a, b
+
+
+def _probs(p) -> torch.Tensor:
+    p = torch.as_tensor(p).detach().to("cpu", torch.float64)
+    if p.numel() == 0 or bool((p < 0).any()) or not bool(torch.isfinite(p).all()):
+        raise ValueError("expected probabilities: finite, not negative, not empty")
+    return p / p.sum(dim=-1, keepdim=True)
+
+
+def entropy(p) -> torch.Tensor:
+    """Entropy (...,) of distributions p (..., V), nats."""
+    return torch.special.entr(_probs(p)).sum(dim=-1)
+
+
+def kl(p, q) -> torch.Tensor:
+    """KL(p || q) (...,) in nats; infinite where q is 0 and p is not."""
+    p, q = _probs(p), _probs(q)
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(dim=-1).clamp_min(0.0)
+
+
+def js(p, q) -> torch.Tensor:
+    """Jensen-Shannon divergence (...,) in nats, between 0 and log 2."""
+    p, q = _probs(p), _probs(q)
+    middle = (p + q) / 2
+    return (kl(p, middle) + kl(q, middle)) / 2
+
+
+def entropy_bits(p) -> torch.Tensor:
+    """Entropy in bits."""
+    return entropy(p) / math.log(2)
+
+
+def kl_bits(p, q) -> torch.Tensor:
+    """KL(p || q) in bits."""
+    return kl(p, q) / math.log(2)
+
+
+def js_bits(p, q) -> torch.Tensor:
+    """Jensen-Shannon divergence in bits, between 0 and 1."""
+    return js(p, q) / math.log(2)
+
+
+def distinct_n(ids: Sequence[int], n: int) -> float:
+    """Share of different n-grams among the n-grams of ids; 1 if there are none."""
+    if n < 1:
+        raise ValueError(f"n={n}: expected at least 1")
+    ids = [int(i) for i in ids]
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def loops(ids: Sequence[int], n: int = 3, threshold: float = 0.5) -> bool:
+    """Whether ids repeats itself: distinct_n below the threshold."""
+    return distinct_n(ids, n) < threshold
+
+
+def rouge_l(a_ids: Sequence[int], b_ids: Sequence[int]) -> float:
+    """F1 of the longest common subsequence (Lin 2004); 1 for two empty sequences."""
+    a, b = [int(i) for i in a_ids], [int(i) for i in b_ids]
+    if not a or not b:
+        return float(a == b)
+    row = [0] * (len(b) + 1)
+    for x in a:
+        last = 0
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], last + 1 if x == y else max(row[j], row[j - 1])
+    return 2 * row[-1] / (len(a) + len(b))
+
+
+def token_agreement(a: Sequence[int], b: Sequence[int]) -> float:
+    """Share of positions with the same id, over the longer length; 1 if both empty."""
+    a, b = [int(i) for i in a], [int(i) for i in b]
+    longest = max(len(a), len(b))
+    return sum(x == y for x, y in zip(a, b)) / longest if longest else 1.0
