@@ -166,7 +166,7 @@ def _numbers(spec: dict, cell: str) -> dict[str, float]:
     """The thresholds of a row that its rule calls by name."""
     pairs = [p.rsplit("=", 1) for p in spec["paper_value"].split("|") if "=" in p]
     out = {k: float(spec[k]) for k in ("margin", "tolerance") if spec[k]}
-    return out | {"paper": float(value) for key, value in pairs if key == cell}
+    return out | {"paper": float(dict(pairs).get(cell, "nan"))}
 
 
 def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
