@@ -12,11 +12,19 @@ from importlib import import_module
 _HOME = {
     "mixture": ("MixtureConfig", "Weights", "mixture_weights", "mix"),
     "models": ("load", "LM", "chat_prompt"),
+    "forward": ("prompt_embeds", "left_pad", "next_logits"),
     "decode": (
         "ConceptTrace", "generate_concepts", "continue_from", "concept_decoding",
-        "prompt_embeds", "left_pad", "next_logits",
     ),
+    "identity": ("check_id_embedding_equivalence",),
 }  # fmt: skip
+
+__all__ = [
+    "LM", "ConceptTrace", "MixtureConfig", "Weights", "chat_prompt",
+    "check_id_embedding_equivalence", "concept_decoding", "continue_from",
+    "generate_concepts", "left_pad", "load", "mix", "mixture_weights", "next_logits",
+    "prompt_embeds",
+]  # fmt: skip
 
 
 def __getattr__(name: str):
@@ -30,4 +38,4 @@ def __getattr__(name: str):
 
 
 def __dir__():
-    return sorted({*globals(), *(name for names in _HOME.values() for name in names)})
+    return sorted({*globals(), *__all__})

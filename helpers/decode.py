@@ -3,11 +3,10 @@
     generate_concepts   prompts -> ConceptTrace: each step's weights and mixed vector
     continue_from       embeddings -> new text, greedily
     concept_decoding    the same loop as a plug-in for model.generate(custom_generate=)
-    prompt_embeds, left_pad, next_logits   what the experiments build on
 
-A step is weights -> vector -> one forward call on the new position alone. Nothing in it
-waits for the device: masks and positions are prepared once, stopping is a mask on the
-device, looked at every CHECK_EVERY steps.
+A step is logits -> weights -> vector -> one forward call on the new position alone.
+Nothing in it waits for the device: masks and positions are made once (`forward`), and
+where a row stops is worked out on the device and looked at every CHECK_EVERY steps.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm.auto import tqdm
 
+from .forward import Cached, batches, checked, compiled, prompt_embeds
 from .mixture import (
     MixtureConfig,
     WeightRule,
@@ -61,7 +61,7 @@ class ConceptTrace:
         return [row[:n] for row, n in zip(ids, self.lengths.tolist())]
 
     def to_frame(self, top: int = 5) -> pd.DataFrame:
-        """Tidy rows, one a prompt, step and rank: token, its weight, the step's entropy."""
+        """Tidy rows, one a prompt, step and rank: token, weight, entropy."""
         import pandas as pd
 
         rows = []
@@ -83,7 +83,7 @@ def generate_concepts(
     steps: int = 2,
     config: MixtureConfig | None = None,
     *,
-    inputs_embeds: Tensor | None = None,
+    inputs_embeds: Tensor | list | None = None,
     attention_mask: Tensor | None = None,
     weight_rule: WeightRule = sharpened,
     stop_at_eos: bool = True,
@@ -94,25 +94,32 @@ def generate_concepts(
     """Run the mixture loop for `steps` steps after each prompt (write-up 3.1).
 
     prompts: a text, or a list of texts or of token-id lists; or else inputs_embeds
-    (B,T,D) with a left-padded attention_mask (B,T). Step t's vector is fed back to get
-    step t+1, so the first is read off the prompt and the last is not read at all.
-    weight_rule: any `rule(logits, config) -> (probs, indices)` of helpers.mixture.
+    (B,T,D) with a left-padded attention_mask (B,T), or a list of (T,D). Step t's vector
+    is fed back to get step t+1: the first is read off the prompt, the last is not read.
+    weight_rule: any rule(logits, config) -> probs, indices (helpers.rules).
     stop_at_eos: a row ends with the step whose top token ends a text.
-    compile: torch.compile and a static cache; slow first call, same tokens.
+    compile: torch.compile and a static cache: slow first call, then fast; same tokens.
+    progress: None shows a bar on a terminal only.
     Raises ValueError before the first step for an empty or too long prompt or bad
-    settings, and names the step when the logits are NaN, +inf or all -inf.
+    settings, and names the step when logits are NaN, +inf or all -inf.
     """
     config = config or MixtureConfig()
     _check_steps("steps", steps)
-    embeds, mask = _inputs(lm, prompts, inputs_embeds, attention_mask, steps)
-    eos = lm.eos_ids if stop_at_eos else ()
-    bounds = _bounds(lm, config.norm)
+    if (prompts is None) == (inputs_embeds is None):
+        raise ValueError("give either prompts or inputs_embeds, not both or neither")
+    if compile and getattr(weight_rule, "draws", False):
+        raise ValueError("compile=True needs a weight rule that draws nothing")
+    if prompts is not None:
+        inputs_embeds, attention_mask = prompt_embeds(lm, prompts)
+    embeds, mask = checked(lm, inputs_embeds, attention_mask, steps)
+    cut = batches(lm, embeds, mask, batch_size)
+    stop = _stopper(config, lm.eos_ids if stop_at_eos else ())
+    quiet = None if progress is None else not progress  # None: silent off a terminal
     parts = []
-    chunks = _chunks(lm, embeds, mask, batch_size)
-    with tqdm(total=len(chunks) * steps, disable=_quiet(progress), delay=1) as bar:
-        for start, (x, m) in chunks:
-            advance = _advancer(lm, x, m, steps, config, weight_rule, bounds, compile)
-            parts.append(_loop(advance, x, steps, _stopper(config, eos), bar, start))
+    with tqdm(total=len(cut) * steps, disable=quiet, delay=1) as bar:
+        for first, x, m in cut:
+            advance = _stepper(lm, x, m, steps, config, weight_rule, compile=compile)
+            parts.append(_loop(advance, x, steps, stop, bar, first))
     columns = [torch.cat([_pad(c, steps) for c in column]) for column in zip(*parts)]
     return ConceptTrace(*columns, tokenizer=lm.tokenizer)
 
@@ -129,186 +136,118 @@ def continue_from(
 ) -> list:
     """Greedy text after embeddings: only the new text, nothing sliced off -> list[str].
 
-    inputs_embeds (T,D), (B,T,D) with a left-padded attention_mask (B,T), or a list of
+    inputs_embeds: (T,D), (B,T,D) with a left-padded attention_mask (B,T), or a list of
     (T,D) of any lengths. Stops at EOS, skips special tokens. return_ids: the new token
-    ids instead, the EOS included, as list[list[int]].
+    ids instead, the EOS included -> list[list[int]].
     """
-    if isinstance(inputs_embeds, (list, tuple)):
-        inputs_embeds, attention_mask = left_pad(inputs_embeds)
-    if inputs_embeds.ndim == 2:
-        inputs_embeds = inputs_embeds[None]
     _check_steps("max_new_tokens", max_new_tokens)
-    greedy = MixtureConfig(top_k=1, mode="discrete", norm="none")
+    if not isinstance(inputs_embeds, (list, tuple)) and inputs_embeds.ndim == 2:
+        inputs_embeds = inputs_embeds[None]
     trace = generate_concepts(
-        lm, steps=max_new_tokens, config=greedy, inputs_embeds=inputs_embeds,
-        attention_mask=attention_mask, compile=compile, batch_size=batch_size,
-    )  # fmt: skip
+        lm,
+        steps=max_new_tokens,
+        config=MixtureConfig(top_k=1, mode="discrete", norm="none"),
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        compile=compile,
+        batch_size=batch_size,
+    )
     if return_ids:
         return trace.tokens
     return lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
 
 
-def concept_decoding(config: MixtureConfig | None = None, weight_rule=sharpened):
-    """The loop as a plug-in: model.generate(**inputs, custom_generate=concept_decoding()).
+def concept_decoding(
+    config: MixtureConfig | None = None, weight_rule: WeightRule = sharpened
+):
+    """The loop as a plug-in: model.generate(..., custom_generate=concept_decoding()).
 
-    generate() prepares inputs, processors and stopping criteria; the loop feeds mixtures
-    and returns what generate() returns: prompt ids followed by the argmax ids, padded
-    after a row has stopped. Logits processors of the generation config (a repetition
-    penalty, say) act before the weights, on the argmax ids. Beams and a cache that
-    already holds a prefix are refused.
+    generate() prepares inputs, processors and stopping criteria; the loop feeds
+    mixtures and returns what generate() returns: prompt ids followed by the argmax ids,
+    padded after a row has stopped. Logits processors of the generation config (a
+    repetition penalty, say) act before the weights and see the argmax ids. Beams,
+    several sequences a prompt and a cache that holds a prefix raise ValueError.
     """
     config = config or MixtureConfig()
 
     def decode(
-        model, input_ids, logits_processor, stopping_criteria, generation_config, **given
-    ):
+        model, input_ids, logits_processor, stopping_criteria, generation_config,
+        **given,
+    ):  # fmt: skip
         from .models import LM
 
-        if generation_config.num_beams > 1 or generation_config.num_return_sequences > 1:
-            raise ValueError("concept_decoding takes one beam and one sequence a prompt")
+        if max(generation_config.num_beams, generation_config.num_return_sequences) > 1:
+            raise ValueError("concept_decoding takes one beam, one sequence a prompt")
         cache = given.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
             raise ValueError("concept_decoding starts from an empty past_key_values")
-        lm = LM(model)
-        embeds = given.get("inputs_embeds")
+        lm, embeds = LM(model), given.get("inputs_embeds")
         if embeds is None:
             embeds = model.get_input_embeddings()(input_ids)
         steps = stopping_criteria.max_length - input_ids.shape[1]
-        process = logits_processor if len(logits_processor) else None
-        mask = given.get("attention_mask")
-        advance = _advancer(
-            lm, embeds, mask, steps, config, weight_rule, _bounds(lm, config.norm),
-            process=process, input_ids=input_ids,
-        )  # fmt: skip
+        embeds, mask = checked(lm, embeds, given.get("attention_mask"), steps)
+        (_, embeds, mask), *more = batches(lm, embeds, mask, len(embeds))
+        if more:
+            raise ValueError(f"{type(model).__name__} needs prompts of one length")
+        advance = _stepper(
+            lm, embeds, mask, steps, config, weight_rule, logits_processor, input_ids
+        )
         stop = _criteria_stopper(config, stopping_criteria, input_ids)
         _, indices, *_, lengths = _loop(advance, embeds, steps, stop)
         new = indices[:, : int(lengths.max()), 0]
+        late = torch.arange(new.shape[1], device=new.device) >= lengths[:, None]
         pad = generation_config._pad_token_tensor
-        if pad is not None:
-            late = torch.arange(new.shape[1], device=new.device) >= lengths[:, None]
-            new = new.masked_fill(late, pad)
+        new = new.masked_fill(late, 0 if pad is None else pad)
         ids = torch.cat([input_ids, new], dim=1)
-        if generation_config.return_dict_in_generate:
-            from transformers.generation import GenerateDecoderOnlyOutput
+        if not generation_config.return_dict_in_generate:
+            return ids
+        from transformers.generation import GenerateDecoderOnlyOutput
 
-            return GenerateDecoderOnlyOutput(sequences=ids)
-        return ids
+        return GenerateDecoderOnlyOutput(sequences=ids)
 
     return decode
 
 
-def prompt_embeds(lm: LM, prompts: str | list) -> tuple[Tensor, Tensor]:
-    """Embeddings of prompts (texts or id lists), left-padded: (B,T,D) and mask (B,T)."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    rows = []
-    for number, prompt in enumerate(prompts, 1):
-        ids = lm.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-        if len(ids) == 0 or prompt == "":
-            raise ValueError(f"prompt {number} is empty: give it at least one token")
-        ids = torch.as_tensor(ids, dtype=torch.long, device=lm.device)
-        rows.append(lm.embed[ids])
-    return left_pad(rows)
+def _stepper(
+    lm, embeds, mask, steps, config, rule, process=None, input_ids=None, compile=False
+):
+    """One step: a function (x) -> probs, indices, entropy, vector (B,D), mixed (B,).
 
-
-def left_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack (T_i,D) embeddings into (B,T,D), zeros on the left, with the mask (B,T)."""
-    if not len(rows):
-        raise ValueError("no prompts: expected at least one")
-    longest = max(len(row) for row in rows)
-    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
-    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
-    for b, row in enumerate(rows):
-        embeds[b, longest - len(row) :] = row
-        mask[b, longest - len(row) :] = 1
-    return embeds, mask
-
-
-@torch.no_grad()
-def next_logits(
-    lm: LM, inputs_embeds: Tensor | list, attention_mask: Tensor | None = None,
-    batch_size: int = 64,
-) -> Tensor:  # fmt: skip
-    """Logits of the next token after each sequence of embeddings -> (B,V) float32.
-
-    inputs_embeds (B,T,D) with a left-padded mask (B,T), or a list of (T,D).
+    The first call reads the prompt. process: generate()'s logits processors, which want
+    the ids so far.
     """
-    if isinstance(inputs_embeds, (list, tuple)):
-        inputs_embeds, attention_mask = left_pad(inputs_embeds)
-    embeds, mask = _inputs(lm, None, inputs_embeds, attention_mask, 1)
-    out = []
-    for _, (x, m) in _chunks(lm, embeds, mask, batch_size):
-        forward = _Cached(lm.model, x, m, 1)
-        out.append(forward(x, 0).float())
-    return torch.cat(out)
+    forward, embed = Cached(lm.model, embeds, mask, steps), lm.embed
+    bounds, ids = _bounds(lm, config.norm), input_ids
 
-
-# The loop
-
-
-class _Cached:
-    """One batch and its growing cache. Call with the new embeddings, get (B,V) logits.
-
-    All positions and masks are made here, before the first step; a step takes slices.
-    """
-
-    def __init__(self, model, embeds: Tensor, mask: Tensor | None, steps: int):
-        from transformers import DynamicCache
-
-        batch, length = embeds.shape[:2]
-        total = length + steps
-        self.model, self.length = model, length
-        self.cache = DynamicCache(config=model.config)
-        self.first = self.later = None  # no padding: the model needs no mask
-        self.positions = torch.arange(total, device=embeds.device).expand(batch, -1)
-        if mask is not None:
-            keys = torch.nn.functional.pad(mask.bool(), (0, steps), value=True)
-            self.positions = (keys.long().cumsum(1) - 1).clamp_min(0)
-            square = torch.ones(length, length, dtype=torch.bool, device=embeds.device)
-            seen = keys[:, None, None, :length] & square.tril()
-            # a padding position sees itself: a row with nothing to see would be NaN
-            self.first = _as_asked(model, seen | square.tril().triu(), embeds.dtype)
-            self.later = _as_asked(model, keys[:, None, None], embeds.dtype)
-
-    def __call__(self, x: Tensor, t: int) -> Tensor:
-        end = self.length + t
-        start = 0 if t == 0 else end - 1
-        mask = self.first if t == 0 else self.later
-        return self.model(
-            inputs_embeds=x,
-            attention_mask=mask if mask is None else mask[..., :end],
-            position_ids=self.positions[:, start:end],
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-
-
-def _as_asked(model, seen: Tensor, dtype) -> Tensor:
-    """A boolean mask as the model's attention takes it: boolean, or added to scores."""
-    if model.config._attn_implementation == "sdpa":
-        return seen
-    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-def _advancer(
-    lm, embeds, mask, steps, config, rule, bounds, compile=False, process=None,
-    input_ids=None,
-):  # fmt: skip
-    """A function (x, t) -> weights, next vector, mixed: one step of the loop."""
-    forward, embed = _Cached(lm.model, embeds, mask, steps), lm.embed
-    ids = input_ids
-
-    def advance(x, t):
-        nonlocal ids
-        logits = forward(x, t)
-        if process is not None:
-            logits = process(ids, logits.float())
+    def finish(logits):
         weights = weigh(logits, config, rule)
-        if process is not None:
-            ids = torch.cat([ids, weights.indices[:, :1]], dim=1)
-        return weights, *_next_vector(weights, embed, bounds, config)
+        return *weights, *_next_vector(weights, embed, bounds, config)
 
-    return advance
+    def advance(x):
+        nonlocal ids
+        logits = forward(x)
+        if process:
+            logits = process(ids, logits.float())
+        outputs = finish(logits)
+        if process:
+            ids = torch.cat([ids, outputs[1][:, :1]], dim=1)
+        return outputs
+
+    if not compile or steps == 1:
+        return advance
+    fast = None
+
+    def advance_compiled(x):
+        nonlocal fast
+        if fast is not None:
+            return fast(x)
+        outputs = advance(x)
+        total = embeds.shape[1] + steps
+        key = (config, rule, *(b.data_ptr() for b in bounds or ()))
+        fast = compiled(lm, forward, mask, total, key, finish)
+        return outputs
+
+    return advance_compiled
 
 
 def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
@@ -323,56 +262,55 @@ def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
     return torch.where(unsure[:, None], concept, token), unsure
 
 
-def _loop(advance, embeds, steps, stop, bar=None, first_row=0):
-    """Run `advance` until every row has stopped: probs, indices, ..., lengths (B,)."""
-    kept: list[tuple] = []
-    x = embeds
+def _loop(advance, embeds, steps, stop, bar=None, first_row=0) -> list[Tensor]:
+    """Run `advance` until all rows stop: its outputs (B,T,...), lengths (B,)."""
+    kept, x = [], embeds
     with torch.inference_mode():
-        for t in range(steps):
-            (probs, indices, entropy), vector, mixed = advance(x, t)
-            kept.append((probs, indices, entropy, vector, mixed))
-            x = vector[:, None]
+        for t in range(1, steps + 1):
+            outputs = advance(x)
+            kept.append(outputs)
+            x = outputs[3][:, None]
             if bar is not None:
                 bar.update()
-            due = (t + 1) % CHECK_EVERY == 0 and t + 1 < steps
-            if due and _look(kept, stop, first_row)[1]:
+            if t % CHECK_EVERY == 0 and t < steps and _look(kept, stop, first_row)[1]:
                 break
         lengths, _ = _look(kept, stop, first_row)
     columns = [torch.stack(column, dim=1) for column in zip(*kept)]
     past = torch.arange(len(kept), device=embeds.device) >= lengths[:, None]
-    return [
-        c.masked_fill(past.view(*past.shape, *[1] * (c.ndim - 2)), 0) for c in columns
-    ] + [lengths.clone()]
+    shaped = [past.view(past.shape + (1,) * (c.ndim - 2)) for c in columns]
+    columns = [c.masked_fill(p, 0) for c, p in zip(columns, shaped)]
+    return [*columns, lengths.clone()]
 
 
-def _look(kept, stop, first_row):
-    """Lengths so far and whether all rows have stopped. The one place that waits."""
-    ids = torch.stack([k[1][:, 0] for k in kept], dim=1)
-    entropy = torch.stack([k[2] for k in kept], dim=1)
+def _look(kept, stop, first_row) -> tuple[Tensor, bool]:
+    """Lengths so far and whether all rows have stopped: the one place that waits."""
+    ids = torch.stack([outputs[1][:, 0] for outputs in kept], dim=1)
+    entropy = torch.stack([outputs[2] for outputs in kept], dim=1)
     stopped = stop(ids, entropy)
     ended = stopped.any(1)
     lengths = torch.where(ended, stopped.int().argmax(1) + 1, ids.shape[1])
-    counted = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    broken = entropy.isnan() & counted
-    if bool(broken.any()):
-        row, step = broken.nonzero()[0].tolist()
+    counts = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    broken = (entropy.isnan() & counts).nonzero().tolist()
+    if broken:
+        row, step = broken[0]
         raise ValueError(
-            f"step {step + 1} of prompt {first_row + row + 1}: logits hold NaN, +inf or "
-            "only -inf; check the model's weights, dtype and inputs"
+            f"step {step + 1} of prompt {first_row + row + 1}: logits hold NaN, +inf "
+            "or only -inf; check the model's weights, dtype and inputs"
         )
     return lengths, bool(ended.all())
 
 
 def _stopper(config, eos):
-    """(ids (B,T), entropy (B,T)) -> (B,T) where a row may end: EOS, or Cold Stop."""
+    """ids (B,T), entropy (B,T) -> (B,T), True where a row may end: EOS or Cold Stop."""
 
     def stop(ids, entropy):
         stopped = torch.zeros_like(ids, dtype=torch.bool)
         for end in eos:
             stopped |= ids == end
-        if config.stop_entropy is not None and ids.shape[1] >= config.stop_run:
-            runs = (entropy < config.stop_entropy).unfold(1, config.stop_run, 1).all(-1)
-            stopped[:, config.stop_run - 1 :] |= runs
+        run = config.stop_run
+        if config.stop_entropy is not None and ids.shape[1] >= run:
+            low = entropy < config.stop_entropy
+            stopped[:, run - 1 :] |= low.unfold(1, run, 1).all(-1)
         return stopped
 
     return stop
@@ -390,65 +328,8 @@ def _criteria_stopper(config, criteria, input_ids):
     return stop
 
 
-# Inputs
-
-
-def _inputs(lm, prompts, embeds, mask, steps):
-    """Embeddings and mask of whatever was given, checked against the context."""
-    if (prompts is None) == (embeds is None):
-        raise ValueError("give either prompts or inputs_embeds, not both or neither")
-    if prompts is not None:
-        embeds, mask = prompt_embeds(lm, prompts)
-    width = lm.embed.shape[1]
-    if embeds.ndim != 3 or embeds.shape[2] != width or 0 in embeds.shape:
-        raise ValueError(
-            f"inputs_embeds must be (B,T,{width}) with at least one prompt and position, "
-            f"not {tuple(embeds.shape)}"
-        )
-    embeds = embeds.detach().to(lm.device, lm.dtype)
-    if mask is not None:
-        if mask.shape != embeds.shape[:2] or not bool(mask[:, -1].all()):
-            raise ValueError(
-                f"attention_mask must be {tuple(embeds.shape[:2])} and left-padded (its "
-                f"last column all 1), not {tuple(mask.shape)}"
-            )
-        mask = mask.to(lm.device)
-    longest = embeds.shape[1] if mask is None else int(mask.sum(1).max())
-    if longest + steps - 1 > lm.context:
-        raise ValueError(
-            f"a prompt of {longest} tokens and {steps} steps do not fit the context of "
-            f"{lm.context}: shorten the prompt or take fewer steps"
-        )
-    return embeds, mask
-
-
-def _chunks(lm, embeds, mask, batch_size):
-    """Batches of at most batch_size rows, without columns that only pad."""
-    if not _pads(lm.model):
-        batch_size = batch_size if mask is None or bool(mask.all()) else 1
-    chunks = []
-    for start in range(0, len(embeds), batch_size):
-        x = embeds[start : start + batch_size]
-        m = None if mask is None else mask[start : start + batch_size]
-        if m is not None:
-            keep = int(m.sum(1).max())
-            x, m = x[:, -keep:], m[:, -keep:]
-            m = None if bool(m.all()) else m
-        chunks.append((start, (x, m)))
-    return chunks
-
-
-def _pads(model) -> bool:
-    """Whether a padded batch is safe: full attention only, in a form we can mask."""
-    kinds = getattr(model.config, "layer_types", None) or ["full_attention"]
-    return (
-        set(kinds) == {"full_attention"}
-        and model.config._attn_implementation in ("sdpa", "eager")
-        and getattr(model.config, "sliding_window", None) is None
-    )
-
-
 def _bounds(lm, norm):
+    """Norm bounds of lm.embed, worked out again only when its values have changed."""
     key = ("bounds", norm, lm.embed.data_ptr(), lm.embed._version)
     if key not in lm._kept:
         lm._kept[key] = norm_bounds(lm.embed, norm, lm.used)
@@ -457,17 +338,12 @@ def _bounds(lm, norm):
 
 def _pad(column: Tensor, steps: int) -> Tensor:
     """Zeros up to `steps` along dim 1; lengths (B,) pass through."""
-    missing = 0 if column.ndim == 1 else steps - column.shape[1]
-    if missing == 0:
+    if column.ndim == 1 or column.shape[1] == steps:
         return column
-    shape = (column.shape[0], missing, *column.shape[2:])
+    shape = (column.shape[0], steps - column.shape[1], *column.shape[2:])
     return torch.cat([column, column.new_zeros(shape)], dim=1)
 
 
 def _check_steps(name, value):
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-
-
-def _quiet(progress):
-    return None if progress is None else not progress

@@ -2,11 +2,10 @@
 
     logits (B,V) -> weight rule -> probs (B,K), indices (B,K) -> mix -> concept (B,D)
 
-`MixtureConfig` holds the settings, `sharpened` is the write-up's weight rule, the other
-rules are its controls, `mix` is e = sum_i p_i E[i] (write-up 3.1), `clip_norm` its
+`MixtureConfig` holds the settings, `sharpened` is the write-up's weight rule (its
+controls are in `rules`), `mix` is e = sum_i p_i E[i] (write-up 3.1), `clip_norm` its
 norm rule. Nothing here waits for the device, and nothing is computed in float64 unless
-the logits already are. torch is only needed to make tensors, so the settings can be
-checked before it is imported.
+the logits already are. torch is not imported, so settings can be checked before it is.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ NORMS = ("none", "all", "used", "central")
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """How logits become the next input vector. The default is the write-up's Methods 3.1.
+    """How logits become the next input vector. The default is the write-up's 3.1.
 
     Raises ValueError, naming the value, when a setting makes no sense.
     """
@@ -59,12 +58,12 @@ class MixtureConfig:
 
     @classmethod
     def appendix(cls, **changes) -> MixtureConfig:
-        """The write-up's Appendix snippet: the same weights, no norm clipping, no stop."""
+        """The write-up's Appendix snippet: the same weights, no clipping, no stop."""
         return cls(**{"norm": "none", "stop_entropy": None, **changes})
 
     @classmethod
     def raw(cls, **changes) -> MixtureConfig:
-        """The model's own distribution cut at top-k: T 1, no sharpening, no clipping."""
+        """The model's own distribution cut at top-k: T 1, alpha 1, no clipping."""
         return cls(**{"temperature": 1.0, "alpha": 1.0, "norm": "none", **changes})
 
 
@@ -80,7 +79,7 @@ WeightRule = Callable[["Tensor", MixtureConfig], "tuple[Tensor, Tensor]"]
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) in nats, (...,V) -> (...). Zero weights count nothing."""
+    """Entropy of softmax(logits) in nats, (...,V) -> (...); 0 log 0 is 0."""
     log_p = _float(logits).log_softmax(-1)
     return -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
 
@@ -89,7 +88,7 @@ def sharpened(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
     """The write-up's rule: softmax(z/T) -> top-k -> p^alpha -> renormalise.
 
     logits (B,V) -> probs (B,K), indices (B,K), K = min(top_k, V), largest first.
-    The softmax runs over the kept tokens: its full denominator cancels on renormalising.
+    The softmax runs over the kept tokens: the full one's denominator cancels.
     """
     top, indices = _float(logits).topk(min(config.top_k, logits.shape[-1]), dim=-1)
     probs = ((top - top[..., :1]) * min(1 / config.temperature, 1e30)).softmax(-1)
@@ -97,81 +96,16 @@ def sharpened(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
     return probs / probs.sum(-1, keepdim=True), indices
 
 
-def one_hot(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
-    """All weight on the argmax: the mixture is then an ordinary greedy token."""
-    probs, indices = sharpened(logits, config)
-    probs = probs.new_zeros(probs.shape)
-    probs[..., 0] = 1
-    return probs, indices
-
-
-def sampled(seed: int = 0) -> WeightRule:
-    """All weight on one token drawn from the sharpened weights: ordinary sampling."""
-    draw = _uniform(seed)
-
-    def rule(logits, config):
-        probs, indices = sharpened(logits, config)
-        order = (probs.log() - (-draw(probs).log()).log()).argsort(-1, descending=True)
-        first = order.argsort(-1) == 0
-        return _sorted(first.to(probs.dtype), indices)
-
-    return rule
-
-
-def gumbel(seed: int = 0, tau: float = 1.0) -> WeightRule:
-    """Weights from a Gumbel softmax: softmax((log p + g) / tau) over the kept tokens."""
-    draw = _uniform(seed)
-
-    def rule(logits, config):
-        probs, indices = sharpened(logits, config)
-        noisy = (probs.log() - (-draw(probs).log()).log()) / tau
-        return _sorted(noisy.softmax(-1), indices)
-
-    return rule
-
-
-def shuffled(seed: int = 0) -> WeightRule:
-    """Floor: the kept tokens, their weights dealt out in random order."""
-    draw = _uniform(seed)
-
-    def rule(logits, config):
-        probs, indices = sharpened(logits, config)
-        return probs, indices.gather(-1, draw(probs).argsort(-1))
-
-    return rule
-
-
-def random_weights(seed: int = 0) -> WeightRule:
-    """Floor: the kept tokens under weights drawn from a flat Dirichlet."""
-    draw = _uniform(seed)
-
-    def rule(logits, config):
-        probs, indices = sharpened(logits, config)
-        flat = -draw(probs).log()
-        return _sorted(flat / flat.sum(-1, keepdim=True), indices)
-
-    return rule
-
-
-def random_tokens(seed: int = 0) -> WeightRule:
-    """Floor: the weights kept, on tokens drawn from the whole vocabulary."""
-    draw = _uniform(seed)
-
-    def rule(logits, config):
-        probs, indices = sharpened(logits, config)
-        return probs, draw(logits).topk(indices.shape[-1], dim=-1).indices
-
-    return rule
-
-
-def weigh(logits: Tensor, config: MixtureConfig, rule: WeightRule = sharpened) -> Weights:
+def weigh(logits: Tensor, config: MixtureConfig, rule: WeightRule) -> Weights:
     """`mixture_weights` without its checks: what the decoding loop calls every step."""
     probs, indices = rule(logits, config)
     return Weights(probs, indices, entropy(logits))
 
 
 def mixture_weights(
-    logits: Tensor, config: MixtureConfig | None = None, weight_rule: WeightRule = sharpened
+    logits: Tensor,
+    config: MixtureConfig | None = None,
+    weight_rule: WeightRule = sharpened,
 ) -> Weights:
     """Weights of the mixture for logits (B,V) or (V,): probs, indices, entropy in nats.
 
@@ -191,7 +125,7 @@ def mixture_weights(
 
 
 def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
-    """e = sum_i p_i E[i] (write-up 3.1): probs, indices (...,K), embed (V,D) -> (...,D).
+    """e = sum_i p_i E[i] (write-up 3.1): probs, indices (...,K), embed (V,D) -> (...,D)
 
     Summed in float32 at least, returned in embed's dtype. Raises ValueError when the
     shapes do not fit.
@@ -256,26 +190,6 @@ def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
 
 def _float(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize > 2 else x.float()
-
-
-def _sorted(probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    probs, order = probs.sort(-1, descending=True, stable=True)
-    return probs, indices.gather(-1, order)
-
-
-def _uniform(seed: int):
-    """Draw uniforms in (0,1) shaped like a tensor, on its device, from one seed."""
-    made: dict = {}
-
-    def draw(like: Tensor) -> Tensor:
-        import torch
-
-        if like.device not in made:
-            made[like.device] = torch.Generator(like.device).manual_seed(seed)
-        u = torch.rand(like.shape, generator=made[like.device], device=like.device)
-        return u.clamp(1e-7, 1 - 1e-7).to(_float(like).dtype)
-
-    return draw
 
 
 def _whole(name, value):

@@ -32,10 +32,10 @@ OFFLINE = 'the set "mini" (mini-gpt2, mini-qwen2) works offline'
 
 @dataclass(frozen=True, eq=False)
 class LM:
-    """A model ready to use: `model`, `tokenizer` and `embed`, with where they came from.
+    """A model ready to use: `model`, `tokenizer`, `embed`, and where they came from.
 
-    Wrap a model of your own with `LM(model, tokenizer)`; the tokenizer may be None where
-    only ids and embeddings are used.
+    Wrap a model of your own with `LM(model, tokenizer)`; the tokenizer may be None
+    where only ids and embeddings are used.
     """
 
     model: Any
@@ -58,7 +58,8 @@ class LM:
     def embed(self):
         """The (V,D) input embedding matrix, as `get_input_embeddings()` applies it."""
         table = self.model.get_input_embeddings()
-        return self._scaled if type(table).__name__ != "Embedding" else table.weight.detach()
+        plain = type(table).__name__ == "Embedding"
+        return table.weight.detach() if plain else self._scaled
 
     @cached_property
     def _scaled(self):  # Gemma and others multiply the rows by a factor
@@ -128,9 +129,12 @@ def load(
         _fits(name, need, torch.cuda.mem_get_info(place)[0], f"memory on {place}")
     safe = {"local_files_only": True, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), use_safetensors=True, device_map=device_map,
+        folder,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        device_map=device_map,
         **safe,
-    ).eval()  # fmt: skip
+    ).eval()
     model.requires_grad_(False)
     if not device_map:
         model = _place(model, place, device)
@@ -145,8 +149,8 @@ def chat_prompt(lm: LM, content: str) -> str:
     """
     if getattr(lm.tokenizer, "chat_template", None) is None:
         raise ValueError(
-            f"{lm.name or 'this model'} has no chat template: take an instruction-tuned "
-            "model, or give plain prompts"
+            f"{lm.name or 'this model'} has no chat template: take an "
+            "instruction-tuned model, or give plain prompts"
         )
     turn = [{"role": "user", "content": content}]
     return lm.tokenizer.apply_chat_template(
@@ -165,8 +169,8 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str | None]:
     if hub.count("/") != 1 or hub.startswith((".", "/", "~")) or path.suffix == ".py":
         known = ", ".join([*EMBEDDED, "gpt2", "qwen2.5-1.5b-instruct"])
         raise FileNotFoundError(
-            f"no model {name!r}: expected one of {known}, a folder with config.json and "
-            f"*.safetensors, or a hub id owner/name"
+            f"no model {name!r}: expected one of {known}, a folder with config.json "
+            "and *.safetensors, or a hub id owner/name"
         )
     return _fetch(hub, revision or pinned), revision or pinned
 
@@ -184,7 +188,7 @@ def _fetch(hub: str, revision: str | None) -> Path:
         raise FileNotFoundError(
             f"the hub has no model {hub!r} open to you; check the name; {OFFLINE}"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:  # no network, offline mode, a proxy, a full disk
+    except (OSError, ValueError, RuntimeError) as error:  # no network, a full disk
         raise OSError(
             f"cannot fetch {hub!r} (revision {revision or 'main'}) from the hub "
             f"({type(error).__name__}) and it is not cached; {OFFLINE}"
@@ -203,14 +207,15 @@ def _folder(path: Path, name: str) -> Path:
 
 
 def check(folder: Path) -> None:
-    """Compare a folder's files with its SHA256 list (`sha256sum` format), if it has one."""
+    """Compare a folder's files with its SHA256 (`sha256sum` format), if it has one."""
     listed = folder / "SHA256"
     if not listed.is_file():
         return
     for line in filter(str.strip, listed.read_text().splitlines()):
         expected, file = line.split(maxsplit=1)
         file = folder / file.strip().lstrip("*").split("/")[-1]
-        found = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "none"
+        held = file.read_bytes() if file.exists() else b""
+        found = hashlib.sha256(held).hexdigest()
         if found != expected.lower():
             raise ValueError(
                 f"{file.name} of {folder.name} does not match its checksum (expected "
@@ -227,8 +232,8 @@ def parameters(folder: Path) -> int:
                 header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
         except (struct.error, ValueError, MemoryError, OverflowError):
             raise ValueError(
-                f"{file.name} in {folder.name} is not a safetensors file (an unfinished "
-                "download or a Git LFS pointer?): fetch it again"
+                f"{file.name} in {folder.name} is not a safetensors file (an "
+                "unfinished download or a Git LFS pointer?): fetch it again"
             ) from None
         header.pop("__metadata__", None)
         for entry in header.values():
@@ -291,6 +296,6 @@ def _fits(name: str, need: int, free: int, what: str) -> None:
     need = int(need * 1.2)  # weights, and room for the cache and the logits
     if need > free:
         raise MemoryError(
-            f"{name!r} needs about {need / 1e9:.1f} GB of {what}, {free / 1e9:.1f} GB are "
-            'free: close programs, take dtype="bfloat16", or a smaller model'
+            f"{name!r} needs about {need / 1e9:.1f} GB of {what}, {free / 1e9:.1f} GB "
+            'are free: close programs, take dtype="bfloat16", or a smaller model'
         )

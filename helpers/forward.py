@@ -1,0 +1,255 @@
+"""Embeddings in, next-token logits out: prompts, padding, masks and the cache.
+
+    prompt_embeds, left_pad   texts or rows -> inputs_embeds (B,T,D) and mask (B,T)
+    checked, batches          refuse what cannot run; cut into batches
+    Cached                    one batch and its cache: call it once a step
+    compiled                  the same as one compiled graph a step, on a static cache
+    next_logits               logits after each sequence, without a loop
+
+Rows of unequal length are padded on the left, with positions from the mask. A 2-D
+mask would make transformers read it, and wait for the device, at every step; so a 4-D
+mask is made once before the first step and sliced, or none where nothing is padded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .models import LM
+
+
+def prompt_embeds(lm: LM, prompts: str | list) -> tuple[Tensor, Tensor]:
+    """Embeddings of prompts (texts or id lists), left-padded: (B,T,D) and mask (B,T).
+
+    Texts are tokenised with the tokenizer's defaults. Raises ValueError for no prompt,
+    an empty one, or ids outside the vocabulary.
+    """
+    rows, size = [], lm.embed.shape[0]
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    for number, prompt in enumerate(prompts, 1):
+        text = isinstance(prompt, str)
+        if text and lm.tokenizer is None:
+            raise ValueError("this LM has no tokenizer: give prompts as lists of ids")
+        ids = torch.as_tensor(lm.tokenizer(prompt)["input_ids"] if text else prompt)
+        if ids.numel() == 0 or (text and not prompt):
+            raise ValueError(f"prompt {number} is empty: give it at least one token")
+        known = not ids.is_floating_point() and 0 <= ids.min() <= ids.max() < size
+        if ids.ndim != 1 or not known:
+            raise ValueError(
+                f"prompt {number} must be a text or a list of ids from 0 to {size - 1}"
+            )
+        rows.append(lm.embed[ids.to(lm.device)])
+    return left_pad(rows)
+
+
+def left_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack (T_i,D) embeddings into (B,T,D), zeros on the left, with the mask (B,T)."""
+    if not len(rows):
+        raise ValueError("no prompts: expected at least one")
+    longest = max(len(row) for row in rows)
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
+    for b, row in enumerate(rows):
+        embeds[b, longest - len(row) :] = row
+        mask[b, longest - len(row) :] = 1
+    return embeds, mask
+
+
+def checked(lm: LM, embeds: Tensor | list, mask: Tensor | None, steps: int):
+    """Embeddings (B,T,D) and mask (B,T) or None, on the model's device, in its dtype.
+
+    Raises ValueError when shapes do not fit, the mask is not left-padded, or the
+    longest prompt and `steps` new positions, the last never read, exceed the context.
+    """
+    if isinstance(embeds, (list, tuple)):
+        embeds, mask = left_pad(embeds)
+    width = lm.embed.shape[1]
+    if embeds.ndim != 3 or embeds.shape[2] != width or 0 in embeds.shape:
+        raise ValueError(
+            f"inputs_embeds must be (B,T,{width}) with at least one prompt and "
+            f"position, not {tuple(embeds.shape)}"
+        )
+    if mask is not None and (
+        mask.shape != embeds.shape[:2] or not bool(mask[:, -1].all())
+    ):
+        raise ValueError(
+            f"attention_mask must be {tuple(embeds.shape[:2])} and left-padded (its "
+            f"last column all 1), not {tuple(mask.shape)}"
+        )
+    longest = embeds.shape[1] if mask is None else int(mask.sum(1).max())
+    if longest + steps - 1 > lm.context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {steps} steps do not fit the context of "
+            f"{lm.context}: shorten the prompt or take fewer steps"
+        )
+    embeds = embeds.detach().to(lm.device, lm.dtype)
+    return embeds, None if mask is None else mask.to(lm.device)
+
+
+def batches(lm: LM, embeds: Tensor, mask: Tensor | None, size: int) -> list[tuple]:
+    """(first row, embeds, mask) of at most `size` rows, without columns that only pad.
+
+    A model that cannot be padded safely gets unequal rows one at a time.
+    """
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size must be a whole number, at least 1, not {size!r}")
+    if mask is not None and not _pads(lm.model) and not bool(mask.all()):
+        size = 1
+    cut = []
+    for first in range(0, len(embeds), size):
+        x, m = embeds[first : first + size], mask
+        if m is not None:
+            m = m[first : first + size]
+            used = int((m.cumsum(1) > 0).sum(1).max())
+            x, m = x[:, -used:], m[:, -used:]
+            m = None if bool(m.all()) else m
+        cut.append((first, x, m))
+    return cut
+
+
+def _pads(model) -> bool:
+    """Whether left padding is safe: positions can be given, attention is full."""
+    config = model.config
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    return (
+        set(kinds) == {"full_attention"}
+        and getattr(config, "sliding_window", None) is None
+        and config._attn_implementation in ("sdpa", "eager")
+        and "position_ids" in inspect.signature(model.forward).parameters
+    )
+
+
+class Cached:
+    """One batch and its growing cache: new embeddings (B,T,D) in, logits (B,V) out.
+
+    Positions and masks for `steps` later positions are made here; a call takes slices.
+    """
+
+    def __init__(self, model, embeds: Tensor, mask: Tensor | None, steps: int):
+        batch, self.end = embeds.shape[0], 0
+        total = embeds.shape[1] + steps
+        self.model, self.cache = model, None
+        known = inspect.signature(model.forward).parameters
+        self.fixed = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        self.positions = self.masks = None
+        if "position_ids" in known:
+            self.positions = torch.arange(total, device=embeds.device).expand(batch, -1)
+        if mask is not None:
+            keys = torch.nn.functional.pad(mask.bool(), (0, steps), value=True)
+            self.positions = (keys.long().cumsum(1) - 1).clamp_min(0)
+            square = keys.new_ones(2 * mask.shape[1:])
+            seen = keys[:, None, None, : len(square)] & square.tril()
+            # a padding position sees itself: with nothing to see it would turn NaN
+            first = as_taken(model, seen | square.tril().triu(), embeds.dtype)
+            self.masks = first, as_taken(model, keys[:, None, None], embeds.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        start, self.end = self.end, self.end + x.shape[1]
+        given = dict(self.fixed)
+        if self.positions is not None:
+            given["position_ids"] = self.positions[:, start : self.end]
+        if self.masks is not None:
+            given["attention_mask"] = self.masks[start > 0][..., : self.end]
+        out = self.model(
+            inputs_embeds=x, past_key_values=self.cache, use_cache=True, **given
+        )
+        self.cache = out.past_key_values
+        return out.logits[:, -1]
+
+
+def as_taken(model, seen: Tensor, dtype) -> Tensor:
+    """A boolean mask as the model's attention takes it: boolean, or added to scores."""
+    if model.config._attn_implementation == "sdpa":
+        return seen
+    lowest = torch.finfo(dtype).min
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)
+
+
+@torch.no_grad()
+def next_logits(
+    lm: LM,
+    inputs_embeds: Tensor | list,
+    attention_mask: Tensor | None = None,
+    batch_size: int = 64,
+) -> Tensor:
+    """Logits of the next token after each sequence of embeddings -> (B,V) float32.
+
+    inputs_embeds: (B,T,D) with a left-padded mask (B,T), or a list of (T,D).
+    """
+    embeds, mask = checked(lm, inputs_embeds, attention_mask, 1)
+    cut = batches(lm, embeds, mask, batch_size)
+    return torch.cat([Cached(lm.model, x, m, 0)(x).float() for _, x, m in cut])
+
+
+def compiled(lm: LM, forward: Cached, mask: Tensor | None, total: int, key, finish):
+    """The forward and `finish(logits)` as one graph a step: a function (x) -> outputs.
+
+    forward: a Cached that has read the prompt; its keys and values are copied to a
+    static cache of at least `total` positions (64, 128, 256, ...). Graphs are kept in
+    `lm` by batch, size, padding and `key`, which names all that `finish` depends on.
+    """
+    from transformers import StaticCache
+
+    model, layers = lm.model, forward.cache.layers
+    batch, size = layers[0].keys.shape[0], 64
+    while size < total:
+        size *= 2
+    key = ("compiled", batch, size, mask is None, model.training, key)
+    if key not in lm._kept:
+        lm._kept[key] = (
+            _graph(model, finish, size, lm.device, lm.dtype),
+            StaticCache(config=model.config, max_cache_len=size),
+        )
+    step, cache = lm._kept[key]
+    cache.reset()
+    for i, layer in enumerate(layers):
+        cache.update(layer.keys, layer.values, i)
+    slot = torch.tensor(forward.end, device=lm.device)
+    keys = pads = None
+    if mask is not None:
+        later = size - mask.shape[1]
+        keys = torch.nn.functional.pad(mask.bool(), (0, later), value=True)
+        pads = (~mask.bool()).sum(1, keepdim=True)
+
+    def advance(x):
+        nonlocal slot
+        outputs, slot = step(x, slot, keys, pads, cache)
+        if x.is_cuda:  # a CUDA graph writes its outputs to the same memory every time
+            return [out.clone() for out in outputs]
+        return outputs
+
+    return advance
+
+
+def _graph(model, finish, size, device, dtype):
+    """Compile one step. No guards: what they would check, the caller's key names."""
+    slots = torch.arange(size, device=device)
+
+    def step(x, slot, keys, pads, cache):
+        seen = slots <= slot
+        seen = (seen if keys is None else seen & keys).view(-1, 1, 1, size)
+        position = slot.view(1, 1) if pads is None else slot - pads
+        logits = model(
+            inputs_embeds=x,
+            attention_mask=as_taken(model, seen, dtype),
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return finish(logits), slot + 1
+
+    # torch.compile finds its graphs by code object: a code object of its own for each
+    code = step.__code__.replace()
+    step = FunctionType(code, step.__globals__, "step", None, step.__closure__)
+    options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+    if device.type == "cuda":
+        options["triton.cudagraphs"] = True
+    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
