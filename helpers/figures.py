@@ -1,0 +1,95 @@
+"""Figures: draw from a frame, save picture, data and provenance. Never compute.
+
+    lines, scatter, bars, heatmap, mixture_bars, table    drawn in charts.py
+    save         NN_name.png, .svg, .csv (4 significant digits), .alt.json
+    provenance   NN_provenance.json: versions, device, parameters, hashes of inputs
+
+Everything is written whole or not at all, and the same numbers give the same bytes.
+"""
+
+import io
+import json
+
+import matplotlib
+
+from helpers import files, inputs
+from helpers.charts import STYLE, bars, heatmap, lines, mixture_bars, scatter, table
+
+__all__ = ["bars", "heatmap", "lines", "mixture_bars", "provenance", "save", "scatter"]
+__all__ += ["table"]
+
+
+def save(figure, frame, name, alt, set, claims="", figures_dir=""):
+    """Save NN_name .png, .svg, .csv and .alt.json; return the picture for display.
+
+    frame: exactly what was drawn. alt: one sentence that tells what is seen to a reader
+    who cannot see it. claims: ids it bears on, as "R1 R2".
+    """
+    from IPython.display import Image
+
+    if not alt.strip():
+        raise ValueError(f"{name}: alt text is empty; say in one sentence what is seen")
+    folder = files.figures_dir(set, figures_dir)
+    pictures = {}
+    with matplotlib.rc_context(STYLE):
+        for kind, empty in (("png", {"Software": None}), ("svg", {"Date": None})):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=110, metadata=empty)
+            pictures[kind] = buffer.getvalue()
+    text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
+    about = {
+        "alt": alt,
+        "claims": claims.split(),
+        "columns": list(map(str, frame.columns)),
+    }
+    files.write_whole(folder / f"{name}.csv", text)
+    files.write_whole(folder / f"{name}.alt.json", _json(about))
+    files.write_whole(folder / f"{name}.svg", pictures["svg"])
+    files.write_whole(folder / f"{name}.png", pictures["png"])
+    return Image(data=pictures["png"], alt=alt)
+
+
+def _json(about: dict) -> str:
+    return json.dumps(about, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def provenance(notebook, set, parameters, models=None, figures_dir=""):
+    """Write NN_provenance.json: what these figures were made from, and with what.
+
+    models: role -> a loaded model (name, revision, device, dtype) or None.
+    """
+    path = inputs.NOTEBOOKS / f"{notebook}.ipynb"
+    about = {
+        "notebook": notebook,
+        "set": set,
+        "parameters": {k: _public(v) for k, v in parameters.items()},
+        "versions": inputs.versions(),
+        "hashes": inputs.notebook_inputs(path) if path.exists() else {},
+        "models": {r: _model(m) for r, m in (models or {}).items() if m is not None},
+    }
+    name = f"{notebook.split('_')[0]}_provenance.json"
+    files.write_whole(files.figures_dir(set, figures_dir) / name, _json(about))
+
+
+def _public(value):
+    """A parameter as it may be shown: folders by their last name."""
+    shown = (
+        isinstance(value, str) and "/" in value and value.startswith(("/", "~", "."))
+    )
+    return value.rstrip("/").split("/")[-1] if shown else value
+
+
+def _model(lm) -> dict:
+    from helpers.models import find
+
+    revision = getattr(lm, "revision", "") or None
+    name, hashed = str(getattr(lm, "name", "")), ""
+    if name:
+        hashed = inputs.model_digest(find(name, revision)[0])
+    return {
+        "name": _public(name),
+        "revision": revision or "",
+        "sha256": hashed,
+        "device": str(getattr(lm, "device", "")).split(":")[0],
+        "dtype": str(getattr(lm, "dtype", "")).removeprefix("torch."),
+    }

@@ -1,0 +1,118 @@
+"""What a notebook's results depend on, as hashes: sources, helpers, claims, models.
+
+    sources          the cells of a notebook, without outputs
+    modules          the helpers modules it imports, and those they import
+    notebook_inputs  every hash that must be the same for a result to be the same
+    model_digest     a model folder's configuration, tokenizer and weights
+    versions         of Python and of the packages that compute
+
+Standard library only: run.py asks before it imports anything heavy.
+"""
+
+import ast
+import csv
+import json
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from helpers.files import ROOT, digest
+
+NOTEBOOKS = ROOT / "notebooks"
+HELPERS = ROOT / "helpers"
+COMPUTE = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
+COMPUTE += ("pandas", "matplotlib")
+
+
+def cells(notebook: Path) -> list[dict]:
+    """The cells of a notebook file; ValueError if it is not one."""
+    try:
+        return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{notebook.name} is not a notebook: restore it") from None
+
+
+def sources(notebook: Path, kind: str | None = None) -> list[str]:
+    """Each cell's source; `kind` "code" or "markdown" keeps those only."""
+    kept = (c for c in cells(notebook) if kind in (None, c["cell_type"]))
+    return ["".join(c["source"]) for c in kept]
+
+
+def modules(notebook: Path) -> list[Path]:
+    """The files of helpers/ and models/ that a notebook imports, however far away."""
+    code = "\n".join(
+        re.sub(r"(?m)^\s*[%!].*$", "", s) for s in sources(notebook, "code")
+    )
+    found: set[Path] = set()
+    waiting = list(_imported(code))
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imported(path.read_text(encoding="utf-8"), path)
+    return sorted(found)
+
+
+def _imported(code: str, home: Path | None = None) -> set[Path]:
+    """Files of this repository named by the import statements of `code`."""
+    names = set()
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return set()  # running it will say so
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level and home:
+                base = ".".join(filter(None, [home.parent.name, base]))
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    found = set()
+    for name in names:
+        package, *rest = name.split(".")
+        if package not in ("helpers", "models"):
+            continue
+        folder = ROOT / package
+        module = folder / f"{rest[0]}.py" if rest else folder / "__init__.py"
+        if module.exists():
+            found.add(module)
+        elif package == "helpers":  # a public name: its module is looked up on use
+            found |= {folder / f"{m}.py" for m in ("mixture", "models", "decode")}
+    return {path for path in found if path.exists()}
+
+
+def claim_rows(notebook: str) -> str:
+    """The rows of claims.csv that a notebook answers, as text."""
+    with open(ROOT / "claims.csv", newline="", encoding="utf-8") as file:
+        return repr(
+            [row for row in csv.DictReader(file) if row["notebook"] == notebook]
+        )
+
+
+def notebook_inputs(notebook: Path) -> dict[str, str]:
+    """Hashes of a notebook's cells, the code behind it and the claims it answers."""
+    return {
+        "notebook": digest(*(f"{text}\0" for text in sources(notebook))),
+        "code": digest(*modules(notebook)),
+        "claims": digest(claim_rows(notebook.stem)),
+    }
+
+
+def model_digest(folder: Path) -> str:
+    """Hash of a model folder: names and contents of its files, in order."""
+    kinds = (".json", ".safetensors", ".txt", ".model", ".jinja")
+    files = sorted(p for p in Path(folder).iterdir() if p.suffix in kinds)
+    return digest(*(item for path in files for item in (path.name, path)))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute, without build tags."""
+    out = {"python": platform.python_version()}
+    for package in COMPUTE:
+        try:
+            out[package] = version(package).split("+")[0]
+        except PackageNotFoundError:
+            out[package] = "absent"
+    return out
