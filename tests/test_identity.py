@@ -1,0 +1,181 @@
+"""The identity checks: quiet on real architectures, loud on planted faults."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from helpers import check_id_embedding_equivalence, identity
+from helpers.models import LM
+
+VOCAB, MARKER, OTHER = 97, 7, 9
+SMALL = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def tiny(name):
+    """A random model, with weights large enough that logits differ between tokens."""
+    if name == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(
+            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64,
+            bos_token_id=1, eos_token_id=2,
+        ))  # fmt: skip
+    elif name == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=True))
+    elif name == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=False))
+    else:
+        model = Gemma3nForCausalLM(Gemma3nTextConfig(
+            **SMALL, head_dim=8, hidden_size_per_layer_input=8, laurel_rank=4,
+            vocab_size_per_layer_input=VOCAB, layer_types=["full_attention"] * 2,
+            num_kv_shared_layers=0, activation_sparsity_pattern=[0.0, 0.0],
+            altup_num_inputs=2,
+        ))  # fmt: skip
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return LM(model.eval().requires_grad_(False), name=name)
+
+
+def prompts(n=40, seed=0):
+    """Random id lists of 2 to 9 tokens, each holding the marker once at least."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 9, (n,), generator=generator).tolist()
+    return [
+        [MARKER, *torch.randint(0, VOCAB, (k,), generator=generator).tolist()]
+        for k in lengths
+    ]
+
+
+class LooksAtIds(nn.Module):
+    """A model with a second, mechanical track: seeing one id moves its logits."""
+
+    def __init__(self, model, trigger=MARKER, by=1e-4):
+        super().__init__()
+        self.model, self.trigger, self.by = model, trigger, by
+        self.config, self.generation_config = model.config, model.generation_config
+        self.get_input_embeddings = model.get_input_embeddings
+        self.get_output_embeddings = model.get_output_embeddings
+
+    def forward(self, input_ids=None, **inputs):
+        out = self.model(input_ids=input_ids, **inputs)
+        if input_ids is not None:
+            seen = (input_ids == self.trigger).any(1)
+            out.logits[seen, -1, 2] += self.by
+        return out
+
+
+@pytest.fixture(scope="module", params=["gpt2", "qwen2", "llama"])
+def lm(request):
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return LM(LooksAtIds(tiny("qwen2").model), name="planted")
+
+
+def test_ids_equal_their_embeddings(lm):
+    frame = check_id_embedding_equivalence(lm, prompts(200))
+    assert frame["prompt"].tolist() == list(range(200))
+    assert frame["equal"].all() and (frame["max_difference"] == 0).all()
+
+
+def test_relabelling_changes_names_only(lm):
+    frame = identity.check_relabelling(lm, prompts())
+    assert frame["argmax_equal"].all() and frame["max_difference"].max() < 1e-5
+
+
+def test_a_copied_row_behaves_as_the_row(lm):
+    assert identity.check_copied_row(lm, prompts(), MARKER)["equal"].all()
+
+
+def test_behaviour_follows_a_swapped_row(lm):
+    frame = identity.check_swapped_row(lm, prompts(), OTHER, MARKER)
+    assert frame["follows_row"].all() and not frame["as_id"].any()
+
+
+def test_checks_leave_the_model_as_it_was(lm):
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
+    tied = table.weight is head.weight
+    identity.check_relabelling(lm, prompts(3))
+    identity.check_copied_row(lm, prompts(3))
+    identity.check_swapped_row(lm, prompts(3), OTHER, MARKER)
+    after = dict(lm.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (table.weight is head.weight) == tied
+
+
+def test_a_failing_check_hands_the_model_back():
+    lm = tiny("qwen2")
+    weight = lm.model.get_input_embeddings().weight
+    with pytest.raises(IndexError):
+        identity.check_swapped_row(lm, [[MARKER, VOCAB + 5]], OTHER, MARKER)
+    assert lm.model.get_input_embeddings().weight is weight
+
+
+def test_a_model_that_looks_at_ids_is_reported(planted):
+    """The change is 1e-4 of one logit at one position: argmax alone would miss it."""
+    mixed = prompts(20) + [[11, 12, 13]]  # the last one holds no trigger
+    frame = check_id_embedding_equivalence(planted, mixed)
+    assert len(frame) == 21 and not frame["equal"][:20].any() and frame["equal"][20]
+    assert (frame["max_difference"][:20] > 5e-5).all() and frame["argmax_equal"].all()
+
+
+def test_every_other_check_reports_it_too(planted):
+    assert not identity.check_relabelling(planted, prompts())["equal"].any()
+    assert identity.check_relabelling(planted, prompts())["max_difference"].min() > 5e-5
+    assert not identity.check_copied_row(planted, prompts(), MARKER)["equal"].any()
+    without = [row for row in prompts() if OTHER not in row]  # else both sides have it
+    frame = identity.check_swapped_row(planted, without, OTHER, MARKER)
+    assert len(frame) > 30 and not frame["follows_row"].any()
+
+
+def test_one_planted_prompt_in_a_thousand_is_found():
+    model = tiny("gpt2").model
+    many = [[3, 4, 5]] * 999 + [[3, MARKER, 5]]
+    frame = check_id_embedding_equivalence(LM(LooksAtIds(model, by=1e-5)), many)
+    assert frame.index[~frame["equal"]].tolist() == [999]
+
+
+def test_nan_is_a_mismatch():
+    lm = tiny("llama")
+    lm.model.get_output_embeddings().weight[5] = float("nan")
+    frame = check_id_embedding_equivalence(lm, [[1, 2]])
+    assert not frame["equal"][0] and frame["max_difference"].isna()[0]
+
+
+def test_per_layer_inputs_are_a_second_track():
+    """The honest exception: Gemma 3n looks up a further vector by id in every layer."""
+    lm = tiny("gemma3n")
+    assert not check_id_embedding_equivalence(lm, prompts(10))["equal"].any()
+    frame = identity.check_swapped_row(lm, prompts(10), OTHER, MARKER)
+    assert not frame["follows_row"].any()
+
+
+def test_prompts_without_the_token_are_no_test(lm):
+    frame = identity.check_copied_row(lm, [[MARKER, 3], [4, 5]], MARKER)
+    assert len(frame) == 1
+    with pytest.raises(ValueError, match="token 50 is in none of the prompts"):
+        identity.check_copied_row(lm, [[4, 5]], 50)
+
+
+def test_bad_prompts_get_one_clear_line(lm):
+    with pytest.raises(ValueError, match="no prompts"):
+        check_id_embedding_equivalence(lm, [])
+    with pytest.raises(ValueError, match="prompt 2 is empty"):
+        check_id_embedding_equivalence(lm, [[1], []])
