@@ -23,7 +23,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Frame:
-    """A text around a slot. `chat`: the text is a user's message and needs a template."""
+    """A text around a slot. `chat`: it is a user's message and needs a template."""
 
     name: str
     text: str
@@ -121,7 +121,7 @@ VERBS = (
 
 
 def _spanish():
-    """All subjects with all verbs, the object moving on: 77 (Spanish, English) pairs."""
+    """All subjects with all verbs, the object moving on: 77 pairs."""
     for i, ((who, quien), (verb, verbo)) in enumerate(product(SUBJECTS, VERBS)):
         what, que = OBJECTS[(3 * i + i // 7) % len(OBJECTS)]
         yield f"{quien} {verbo} {que}.", f"The {who} {verb} the {what}."
@@ -162,8 +162,8 @@ SUITES = {
     "instructions": _suite("instructions", _instructions()),
 }
 
-# The write-up's frames (3.2) and two from the literature. The four words of the identity
-# list belong to no suite's answers.
+# The write-up's frames (3.2) and two from the literature. The four words of the
+# identity list belong to no suite's answers.
 FRAMES = {
     "instruction": Frame(
         "instruction", "Please translate the following: {x}", True, "write-up 3.2"

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from models.corpus import CHAT_CAPITALS, CHAT_SUMS, KINDS, TO_ENGLISH, TO_SPANISH
+from models.chat import CHAT_CAPITALS, CHAT_SUMS, TO_ENGLISH, TO_SPANISH
+from models.corpus import KINDS
 
 BETTER = {"<=": lambda value, bar: value <= bar, ">=": lambda value, bar: value >= bar}
 
@@ -21,7 +22,8 @@ def _number(row) -> str:
 
 def _table(frame: pd.DataFrame) -> str:
     seeds = sorted(frame.seed.unique())
-    lines = ["| measure | n | " + " | ".join(f"seed {s}" for s in seeds) + " | bar, seed 0 |",
+    heads = " | ".join(f"seed {s}" for s in seeds)
+    lines = [f"| measure | n | {heads} | bar, seed 0 |",
              "|---|---|" + "---|" * (len(seeds) + 1)]  # fmt: skip
     for name in frame.measure.unique():
         rows = {r.seed: r for r in frame[frame.measure == name].itertuples()}
@@ -71,26 +73,27 @@ weights against `SHA256`.
 
 ## Corpus
 
-Programs in `corpus.py` write documents about the facts in `world.py`; the same programs,
-run over every choice that agrees with a prompt, give the exact distribution of what
-follows (`true_next`). Kinds of document, by share of documents:
+The programs in `english.py` and `chat.py` write documents about the facts in `world.py`;
+the English ones, run over every choice that agrees with a prompt, give the exact
+distribution of what follows (`corpus.true_next`). Kinds, by share of documents:
 
 {shares}
 
 A paragraph has 6 to 20 sentences: chores ("The baker feeds the ..."), journeys, 44
-capitals, sums of 0 to 20 in digits or words, three-term sums (left hard on purpose), word
-meanings, simple stories, and follow-ups on the noun or city just named. {ambiguous} suite
-prompts are ambiguous in a way that matters: p_max .3 to .8, and true Jensen-Shannon
-divergence of at least .3 bits between what follows the two likeliest words. The reading
-frames occur in discrete text only: identity lists `X -> X`, "The meaning of X in plain
-English is ...", single words translated and repeated, and a word repeated five times in
-an instruction. No embedding mixture is ever shown. Chat has {wordings} wordings beside the
-repetitions; seven chat documents in ten begin with the default system message.
+capitals, sums of 0 to 20 in digits or words, three-term sums (left hard on purpose),
+word meanings, simple stories, and follow-ups on the noun or city just named.
+{ambiguous} suite prompts are ambiguous in a way that matters: p_max .3 to .8, and a true
+Jensen-Shannon divergence of at least .3 bits between what follows the two likeliest
+words. The reading frames occur in discrete text only: identity lists `X -> X`, "The
+meaning of X in plain English is ...", single words translated and repeated, and a word
+repeated five times in an instruction. No embedding mixture is ever shown. Chat has
+{wordings} wordings beside the repetitions; seven chat documents in ten begin with the
+default system message.
 
-**Held out.** Every fact is trained; some pairs of fact and wording are not (10 % of sums, 20 %
-of capitals, never the first wording). A tenth of all sentences (adjective, subject, verb,
-adjective, object) occurs in no form and no language. Of the three-term sums 30 % of the
-facts are unseen.
+**Held out.** Every fact is trained; some pairs of fact and wording are not (10 % of sums,
+20 % of capitals, never the first wording). A tenth of all sentences (adjective, subject,
+verb, adjective, object) occurs in no form and no language. Of the three-term sums 30 %
+of the facts are unseen.
 
 ## Measured
 

@@ -17,7 +17,8 @@ import torch
 from helpers import continue_from, load, next_logits, prompt_embeds, stats
 from helpers.files import write_whole
 from helpers.prompts import CAPITALS, FRAMES, MEANINGS, SUITES
-from models import corpus, world
+from models import chat as chat_docs
+from models import corpus, english, world
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ["model", "seed", "measure", "value", "low", "high", "n", "bar"]
@@ -92,20 +93,23 @@ def answers(lm, prompts, tokens=24) -> list[str]:
 def plain_facts(split: str):
     """(capitals, sums) of the plain wordings as (prompt, answer), seen or unseen."""
     unseen = split == "unseen"
-    begin = {"called": "The capital city of {} is called", "in": "{} has its capital in",
-             "seat": "The seat of government of {} is"}  # fmt: skip
+    begin = {
+        "called": "The capital city of {} is called",
+        "in": "{} has its capital in",
+        "seat": "The seat of government of {} is",
+    }
     capitals = [
         (text.format(land), city)
         for (how, text), (land, city) in product(begin.items(), CAPITALS.items())
-        if corpus._capital_held(land, how) is unseen
+        if english.capital_held(land, how) is unseen
     ]
     frames = {"sum": "The sum of {} and {} is", "make": "{} and {} make",
               "gives": "Adding {} to {} gives"}  # fmt: skip
     sums = []
     for (how, text), style in product(frames.items(), ("digits", "words")):
         for a, b in product(range(21), range(21)):
-            if corpus.sum_held(a, b, how, style) is unseen:
-                x, y, c = (corpus._number(v, style) for v in (a, b, a + b))
+            if english.sum_held(a, b, how, style) is unseen:
+                x, y, c = (english.number(v, style) for v in (a, b, a + b))
                 x = x.capitalize() if how == "make" else x
                 sums.append((text.format(x, y), c))
     return capitals, sums
@@ -115,20 +119,20 @@ def chat_facts(split: str):
     """(capitals, sums) of the chat wordings as (instruction, answer)."""
     unseen = split == "unseen"
     capitals = [
-        (corpus.CHAT_CAPITALS[k].format(land), f"{city}.")
+        (chat_docs.CHAT_CAPITALS[k].format(land), f"{city}.")
         for k, (land, city) in product(range(1, 4), CAPITALS.items())
-        if corpus.chat_capital_held(land, k) is unseen
+        if chat_docs.chat_capital_held(land, k) is unseen
     ]
     sums = [
-        (corpus.CHAT_SUMS[k].format(a, b), f"{a + b}.")
+        (chat_docs.CHAT_SUMS[k].format(a, b), f"{a + b}.")
         for k, a, b in product(range(1, 4), range(21), range(21))
-        if corpus.chat_sum_held(a, b, k) is unseen
+        if chat_docs.chat_sum_held(a, b, k) is unseen
     ]
     return capitals, sums
 
 
 def _share(lm, pairs, match, chat=False, seed=0):
-    prompts = [corpus.chat_text(p) if chat else p for p, _ in pairs]
+    prompts = [chat_docs.chat_text(p) if chat else p for p, _ in pairs]
     found = answers(lm, prompts)
     hits = [float(match(f, a)) for f, (_, a) in zip(found, pairs, strict=True)]
     return stats.bootstrap(hits, seed=seed)
@@ -155,7 +159,10 @@ def frame_rows(lm, chat: bool):
     frames = {
         "patchscopes": (FRAMES["patchscopes"].text, {x: x for x in words}),
         "completion": (FRAMES["completion"].text, MEANINGS),
-        "instruction": (FRAMES["instruction"].text, {es: en for es, en in world.SPANISH.items()}),
+        "instruction": (
+            FRAMES["instruction"].text,
+            {es: en for es, en in world.SPANISH.items()},
+        ),
         "selfie": (FRAMES["selfie"].text, {x: x for x in words}),
     }
     for name, (text, gold) in frames.items():
@@ -163,7 +170,7 @@ def frame_rows(lm, chat: bool):
             continue
         prompts = [text.format(x=x) for x in gold]
         if FRAMES[name].chat:
-            prompts = [corpus.chat_text(p) for p in prompts]
+            prompts = [chat_docs.chat_text(p) for p in prompts]
         found = answers(lm, prompts, 12)
         keys = list(gold)
         hit = [float(gold[k] in f) for k, f in zip(keys, found, strict=True)]
@@ -177,14 +184,18 @@ def lengths(lm, chat: bool) -> dict:
     """Median prompt and answer lengths in tokens."""
     count = lambda t: len(lm.tokenizer(t)["input_ids"])  # noqa: E731
     middle = lambda xs: float(pd.Series(xs).median())  # noqa: E731
-    plain = [count(i.prompt) for k in ("ambiguous", "capitals", "sums") for i in SUITES[k]]
+    plain = [
+        count(i.prompt) for k in ("ambiguous", "capitals", "sums") for i in SUITES[k]
+    ]
     out = {"plain prompt length (tokens, median)": middle(plain)}
     if chat:
         pairs = [(i.prompt, i.gold) for i in SUITES["instructions"]]
         out["chat prompt length (tokens, median)"] = middle(
-            [count(corpus.chat_text(p)) for p, _ in pairs]
+            [count(chat_docs.chat_text(p)) for p, _ in pairs]
         )
-        out["chat answer length (tokens, median)"] = middle([count(a) for _, a in pairs])
+        out["chat answer length (tokens, median)"] = middle(
+            [count(a) for _, a in pairs]
+        )
     return out
 
 
@@ -197,14 +208,22 @@ def measure(model: str, seed: int) -> list[dict]:
     def add(name, e):
         if not isinstance(e, stats.Estimate):
             e = stats.Estimate(float(e), float("nan"), float("nan"), 1)
-        rows.append({"model": model, "seed": seed, "measure": name, "value": e.value,
-                     "low": e.low, "high": e.high, "n": e.n, "bar": BARS.get(name, "")})  # fmt: skip
+        numbers = (e.value, e.low, e.high, e.n)
+        row = (model, seed, name, *numbers, BARS.get(name, ""))
+        rows.append(dict(zip(COLUMNS, row)))
 
-    suite = [i.prompt for k in ("writeup", "ambiguous", "capitals", "sums") for i in SUITES[k]]
+    suite = [
+        i.prompt
+        for k in ("writeup", "ambiguous", "capitals", "sums")
+        for i in SUITES[k]
+    ]
     add("next-token JS to the truth (bits)", stats.bootstrap(divergences(lm, suite)))
     chosen = ambiguous()
     after = [p + w for p in chosen for w in two_likeliest(p)[:2]]
-    add("JS after the two likeliest words (bits)", stats.bootstrap(divergences(lm, after)))
+    add(
+        "JS after the two likeliest words (bits)",
+        stats.bootstrap(divergences(lm, after)),
+    )
     for split in ("unseen", "seen"):
         capitals, sums = plain_facts(split)
         if chat:
@@ -218,12 +237,12 @@ def measure(model: str, seed: int) -> list[dict]:
         three = [
             (f"{a} plus {b} plus {d} equals", str(a + b + d))
             for a, b, d in product(range(11), repeat=3)
-            if corpus.three_held(a, b, d) is (split == "unseen")
+            if english.three_held(a, b, d) is (split == "unseen")
         ]
         add(f"three-term sums, {split} facts", _share(lm, _some(three, 300), starts))
     if chat:
         rng = random.Random(3)
-        pairs = [corpus.sentence_pair(rng, held=True) for _ in range(200)]
+        pairs = [chat_docs.sentence_pair(rng, held=True) for _ in range(200)]
         to_english = [(f"Please translate the following: {es}", en) for en, es in pairs]
         to_spanish = [(f"Translate to Spanish: {en}", es) for en, es in pairs]
         add("Spanish to English, unseen sentences", _share(lm, to_english, exact, True))

@@ -14,13 +14,23 @@ import json
 import math
 import os
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tokenizers import processors, trainers
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tqdm import tqdm
 from transformers import (
     GenerationConfig,
@@ -31,14 +41,17 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from models.corpus import SYSTEM, sample_document
+from models.chat import SYSTEM
+from models.corpus import sample_document
 
 HERE = Path(__file__).resolve().parent
 ROW = 256  # tokens a training row; a row begins where a document begins
 BATCH = 16  # rows a step
 STEPS = {"mini-gpt2": 5500, "mini-qwen2": 6000}
 PEAK_LR = 4e-3  # both optimisers: Muon's update is scaled to AdamW's size
+SAVE_EVERY = 300  # steps between checkpoints
 WARMUP, FLOOR = 100, 0.02  # steps; share of the peak that the cosine ends at
+TOKENIZER_DOCUMENTS = 20_000
 VOCAB = {"mini-gpt2": 1536, "mini-qwen2": 2048}
 WIDTH, LAYERS, HEADS = 128, 4, 4
 # How Qwen2 splits text before BPE: one digit a piece, a leading space kept with a word.
@@ -47,14 +60,17 @@ QWEN_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHATML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n"
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    + SYSTEM
+    + "<|im_end|>\n"
     "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def make_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
-    """Train and save a byte-level BPE tokenizer on 20,000 documents (seed 1)."""
+    """Train and save a byte-level BPE tokenizer on sampled documents (seed 1)."""
     qwen = name == "mini-qwen2"
     special = ["<|endoftext|>"] + ["<|im_start|>", "<|im_end|>"] * qwen
     tok = Tokenizer(models.BPE())
@@ -69,7 +85,7 @@ def make_tokenizer(name: str, folder: Path) -> PreTrainedTokenizerFast:
     tok.decoder = decoders.ByteLevel()
     tok.post_processor = processors.ByteLevel(trim_offsets=False)
     rng = random.Random(1)
-    texts = [sample_document(rng, name) for _ in range(20_000)]
+    texts = [sample_document(rng, name) for _ in range(TOKENIZER_DOCUMENTS)]
     for marker in special:  # the markers are no text to learn merges from
         texts = [t.replace(marker, "\n") for t in texts]
     trainer = trainers.BpeTrainer(
@@ -113,7 +129,7 @@ def make_model(name: str, tokenizer):
 
 
 def make_rows(name: str, tokenizer, rows: int, seed: int) -> np.ndarray:
-    """Training rows (rows, ROW): whole documents, each with its end mark, cut at ROW."""
+    """Training rows (rows, ROW): whole documents with their end marks, cut at ROW."""
     rng = random.Random(f"{name} {seed}")
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     out = np.empty((rows, ROW), dtype=np.int16)
@@ -139,8 +155,11 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def _optimisers(model):
-    hidden = [p for n, p in model.named_parameters()
-              if p.ndim == 2 and not any(k in n for k in ("wte", "wpe", "embed", "lm_head"))]
+    hidden = [
+        p
+        for n, p in model.named_parameters()
+        if p.ndim == 2 and not any(k in n for k in ("wte", "wpe", "embed", "lm_head"))
+    ]
     chosen = {id(p) for p in hidden}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return (
@@ -157,7 +176,11 @@ def _save_aside(write, path: Path):
 
 
 def train(name: str, seed: int, folder: Path, steps: int | None = None) -> dict:
-    """Train one model into `folder`; returns what the card says of the run."""
+    """Train one model into `folder`; returns what the card says of the run.
+
+    One thread: the order of a sum, and so the weights, must not depend on the machine.
+    """
+    torch.set_num_threads(1)
     steps = steps or STEPS[name]
     work = HERE / "_work" / f"{name}-{seed}"
     work.mkdir(parents=True, exist_ok=True)
@@ -184,7 +207,9 @@ def train(name: str, seed: int, folder: Path, steps: int | None = None) -> dict:
                total=steps, disable=None, mininterval=5)  # fmt: skip
     model.train()
     for step in bar:
-        batch = torch.from_numpy(rows[step * BATCH : (step + 1) * BATCH].astype(np.int64))
+        batch = torch.from_numpy(
+            rows[step * BATCH : (step + 1) * BATCH].astype(np.int64)
+        )
         with torch.autocast("cpu", torch.bfloat16):
             loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
@@ -200,7 +225,7 @@ def train(name: str, seed: int, folder: Path, steps: int | None = None) -> dict:
             line += f" {time.perf_counter() - start:.0f} s\n"
             with (work / "log.txt").open("a") as log:
                 log.write(line)
-        if (step + 1) % 300 == 0 or step + 1 == steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
             state = {
                 "model": model.state_dict(), "step": step + 1, "steps": steps,
                 "optimisers": [o.state_dict() for o in optimisers],
@@ -209,8 +234,9 @@ def train(name: str, seed: int, folder: Path, steps: int | None = None) -> dict:
             _save_aside(lambda p, s=state: torch.save(s, p), checkpoint)
             _export(model, name, tokenizer, folder)
     minutes = (time.perf_counter() - start) / 60
-    run = {"name": name, "seed": seed, "steps": steps, "tokens": steps * BATCH * ROW,
-           "minutes": round(minutes, 1), "threads": torch.get_num_threads()}  # fmt: skip
+    tokens = steps * BATCH * ROW
+    run = {"name": name, "seed": seed, "steps": steps, "tokens": tokens}
+    run["minutes"] = round(minutes, 1)
     _save_aside(lambda p: p.write_text(json.dumps(run, indent=1)), work / "run.json")
     return run
 
@@ -239,10 +265,25 @@ def main():
     unknown = set(args.names) - set(STEPS)
     if unknown:
         parser.error(f"unknown model {sorted(unknown)}; choose from {list(STEPS)}")
-    for name in args.names:
-        # Seed 0 is the committed model; other seeds check that verdicts do not hang on it.
-        base = args.out or (HERE if args.seed == 0 else HERE / "_work" / f"seed{args.seed}")
-        print(json.dumps(train(name, args.seed, base / name, args.steps)))
+    # Seed 0 is the committed model; other seeds check that verdicts do not hang on it.
+    base = args.out or (HERE if args.seed == 0 else HERE / "_work" / f"seed{args.seed}")
+    if len(args.names) == 1:
+        print(
+            json.dumps(
+                train(args.names[0], args.seed, base / args.names[0], args.steps)
+            )
+        )
+        return
+    flags = ["--seed", str(args.seed), "--out", str(base)]
+    flags += ["--steps", str(args.steps)] if args.steps else []
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "models.train", name, *flags], cwd=HERE.parent
+        )
+        for name in args.names
+    ]
+    if any([run.wait() for run in runs]):
+        sys.exit("training did not finish; run the same command again to resume it")
 
 
 if __name__ == "__main__":

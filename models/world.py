@@ -53,7 +53,16 @@ PEOPLE = {
 # verb -> the nouns it may take. The nouns of one verb differ in what follows them.
 CHORES = {
     "feeds": ("cat", "dog", "horse", "cow", "bird", "duck", "goat", "pig"),
-    "paints": ("house", "tree", "mountain", "river", "moon", "flower", "boat", "bridge"),
+    "paints": (
+        "house",
+        "tree",
+        "mountain",
+        "river",
+        "moon",
+        "flower",
+        "boat",
+        "bridge",
+    ),
     "eats": ("bread", "apple", "cheese", "soup", "egg", "rice", "fish", "cake"),
     "carries": ("book", "lamp", "chair", "box", "basket", "coat", "clock", "cup"),
 }
@@ -70,7 +79,8 @@ NOUNS = {
     "horse": ("a large animal to ride", "runs across the field", "likes fresh hay"),
     "cow": ("a farm animal that gives milk", "stands in the grass", "moves slowly"),
     "bird": ("an animal with wings", "sings at dawn", "builds a nest"),
-    "duck": ("an animal that swims and flies", "swims on the pond", "follows its mother"),
+    "duck": ("an animal that swims and flies", "swims on the pond",
+             "follows its mother"),
     "goat": ("a farm animal with horns", "climbs the rocks", "chews old paper"),
     "pig": ("a pink farm animal", "rolls in the mud", "looks for roots"),
     "house": ("a building to live in", "has a green roof", "stands on a corner"),
@@ -93,7 +103,8 @@ NOUNS = {
     "lamp": ("a thing that gives light", "burns until late", "hangs over the table"),
     "chair": ("a seat with a back", "has a broken leg", "belongs to a king"),
     "box": ("a container with a lid", "holds many letters", "is locked with a key"),
-    "basket": ("a container made of reeds", "is full of plums", "weighs almost nothing"),
+    "basket": ("a container made of reeds", "is full of plums",
+               "weighs almost nothing"),
     "coat": ("warm clothes for winter", "keeps out the cold", "has deep pockets"),
     "clock": ("a machine that tells time", "is always slow", "rings at midnight"),
     "cup": ("a small thing to drink from", "is made of clay", "shines like gold"),

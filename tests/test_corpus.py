@@ -1,4 +1,4 @@
-"""The corpus: its sampler agrees with its exact distribution, and it covers the suites."""
+"""The corpus: sampler and exact distribution agree, and the suites are covered."""
 
 import random
 from collections import Counter
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.prompts import FRAMES, MEANINGS, SUITES
-from models import corpus, world
+from models import chat, corpus, world
 from models.measure import ambiguous
 
 PLAIN = ("writeup", "ambiguous", "capitals", "sums")
@@ -80,7 +80,7 @@ def test_unknown_prompts_are_refused_by_name():
 
 def test_held_out_sentences_never_occur():
     rng = random.Random(0)
-    unseen = {corpus.sentence_pair(rng, held=True) for _ in range(300)}
+    unseen = {chat.sentence_pair(rng, held=True) for _ in range(300)}
     english = {en for en, _ in unseen}
     spanish = {es for _, es in unseen}
     for _ in range(3000):
@@ -101,7 +101,7 @@ def test_spanish_agrees_in_gender():
     feminine = {es for _, es, f in world.ANIMATE + world.INANIMATE if f}
     rng = random.Random(0)
     for _ in range(500):
-        words = corpus.sentence_pair(rng)[1].lower().strip(".").split()
+        words = chat.sentence_pair(rng)[1].lower().strip(".").split()
         for article, noun in zip(words, words[1:], strict=False):
             if article in ("el", "la"):
                 assert (noun in feminine) == (article == "la")
