@@ -6,7 +6,7 @@
     gather                  all claims of a set, from every notebook's rows
     show                    a notebook's last cell: verdict words and the table
 
-What a rule means is written in rules.py. Nothing here or anywhere types a verdict.
+What a rule means is written in judging.py. Nothing here or anywhere types a verdict.
 """
 
 import csv
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import files, rules
-from helpers.rules import Part
+from helpers import files, judging
+from helpers.judging import Part
 
 FIELDS = ["set", "notebook", "claim", "cell", "part", "value", "low", "high", "n"]
 FIELDS += ["seed", "reason"]
@@ -34,7 +34,7 @@ class Judged:
     reason: str
     part: Part = Part()
     cell: str = ""
-    answers: tuple[rules.Answer, ...] = ()
+    answers: tuple[judging.Answer, ...] = ()
 
 
 @functools.cache
@@ -56,7 +56,7 @@ def parts(claim: str) -> list[str]:
     spec = claim_row(claim)
     if spec["kind"] == "literature":
         return []
-    return list(dict.fromkeys(n for c in rules.parse(spec["rule"]) for n in c.names))
+    return list(dict.fromkeys(n for c in judging.parse(spec["rule"]) for n in c.names))
 
 
 # --- recording ----------------------------------------------------------------------
@@ -140,7 +140,7 @@ def judge(claim: str, rows: list[dict], set: str) -> Judged:
     shared = cells.pop("", {})
     if "" in shared or not (cells or shared):
         return Judged("not tested", shared[""].reason if shared else "not measured")
-    rule = rules.parse(spec["rule"])
+    rule = judging.parse(spec["rule"])
     judged_parts = {n.split("@")[0] for c in rule for n in c.names} | {""}
     cells = {
         cell: own
@@ -175,14 +175,14 @@ def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
     answers = []
     for clause in rule:
         try:
-            answer = rules.ask(clause, parts, _numbers(spec, cell))
+            answer = judging.ask(clause, parts, _numbers(spec, cell))
         except LookupError as missing:
             return Judged("not tested", str(missing.args[0]), cell=cell)
         if clause.keyword == "needs" and not answer.yes:
             reason = ": ".join(filter(None, (clause.otherwise, answer.said)))
             return Judged("not tested", reason, cell=cell)
         answers.append(answer)
-    verdict = rules.verdict(answers)
+    verdict = judging.verdict(answers)
     said = [a for a in answers if a.clause.keyword != "needs"]
     reason = "; ".join(a.said for a in said)
     if verdict == "not tested" and not all(a.skipped for a in said):
@@ -195,7 +195,7 @@ def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
 def _combine(cells: list[Judged]) -> Judged:
     """One verdict, and one reason with its numbers, from those of the cells."""
     tested = [c for c in cells if c.verdict != "not tested"]
-    found = [v for v in rules.VERDICTS if any(c.verdict == v for c in tested)]
+    found = [v for v in judging.VERDICTS if any(c.verdict == v for c in tested)]
     if len(found) > 1:
         mixed = "partly" if {"reproduced", "partly"} & {*found} else "not reproduced"
     verdict = "not tested" if not found else found[0] if len(found) == 1 else mixed
@@ -228,7 +228,7 @@ def _clause_lines(tested: list[Judged]) -> list[str]:
         lines += dict.fromkeys(a.said for a in all_answers if a.skipped)
         if answers:
             values = [a.part.value for a in answers]
-            verb = rules.SAYS[rules.CHECKS[clause.check]][0]
+            verb = judging.SAYS[judging.CHECKS[clause.check]][0]
             name, *other = (a.replace("_", " ") for a in clause.arguments)
             lines.append(
                 f"{name} ({min(values):.4g} to {max(values):.4g}) {verb} "
@@ -267,11 +267,14 @@ def verdict_frame(rows: list[dict], set: str, ids=None, why=None) -> pd.DataFram
     return pd.DataFrame(out).astype({"n": "Int64"})
 
 
-def gather(set: str, run_dir: str = "") -> pd.DataFrame:
-    """Judge every claim from all rows at hand: this run's, else figures/<set>/'s."""
-    rows, why = [], {}
+def gather(set: str, run_dir: str = "", failed: dict | None = None) -> pd.DataFrame:
+    """Judge every claim from all rows at hand: this run's, else figures/<set>/'s.
+
+    `failed`: notebook -> why it could not be run, which its claims then say.
+    """
+    rows, why = [], dict(failed or {})
     for notebook in dict.fromkeys(row["notebook"] for row in claims().values()):
-        if not notebook:
+        if not notebook or notebook in why:
             continue
         path = find_rows(notebook, set, run_dir)
         if path:
@@ -286,8 +289,8 @@ def gather(set: str, run_dir: str = "") -> pd.DataFrame:
 def find_rows(notebook: str, set: str, run_dir: str = "") -> Path | None:
     """A notebook's measured rows: of this run, else the ones kept with the figures."""
     name = f"{notebook}.measured.csv"
-    kept = files.ROOT / "figures" / set / name
-    places = (files.run_dir(set, run_dir) / name, files.figures_dir(set) / name, kept)
+    folders = (files.run_dir(set, run_dir), files.figures_dir(set), files.kept_dir(set))
+    places = (folder / name for folder in folders)
     return next((path for path in places if path.exists()), None)
 
 

@@ -5,7 +5,8 @@
     write_whole         write aside, flush to disk, then rename
 
 The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
-to stage its files, the notebook tests to leave the working tree alone.
+to stage its files (REPRODUCE_KEPT then says where the finished ones lie), the notebook
+tests to leave the working tree alone.
 """
 
 import hashlib
@@ -40,6 +41,11 @@ def run_dir(set: str, given: str = "") -> Path:
 def figures_dir(set: str, given: str = "") -> Path:
     """The folder of a set's figures, their data and verdicts.csv."""
     return _place("figures", set, given)
+
+
+def kept_dir(set: str) -> Path:
+    """Where finished notebooks' figures and rows are kept while another one runs."""
+    return Path(os.environ.get("REPRODUCE_KEPT", ROOT)) / "figures" / check_set(set)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:

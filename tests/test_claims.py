@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import claims, rules
-from helpers.rules import Part, ask, parse
+from helpers import claims, judging
+from helpers.judging import Part, ask, parse
 from helpers.stats import Estimate
 
 MEASURED = [c for c, row in claims.claims().items() if row["kind"] != "literature"]
@@ -178,7 +178,7 @@ def part(draw):
 
 @given(part(), numbers)
 def test_thresholds_decide_only_what_the_whole_interval_supports(x, t):
-    for check, sign in ((rules.at_most, 1), (rules.at_least, -1)):
+    for check, sign in ((judging.at_most, 1), (judging.at_least, -1)):
         answer = check(x, t)
         ends = [sign * (end - t) for end in (x.low, x.high)]
         if answer is True:
@@ -191,8 +191,8 @@ def test_thresholds_decide_only_what_the_whole_interval_supports(x, t):
 
 @given(part(), part(), st.floats(0, 2))
 def test_above_and_at_floor_are_negations_and_never_both_yes(x, y, margin):
-    answer = rules.above(x, y, margin)
-    opposite = rules.at_floor(x, y, margin)
+    answer = judging.above(x, y, margin)
+    opposite = judging.at_floor(x, y, margin)
     assert (answer is None) == (opposite is None)
     assert answer is None or answer is not opposite
     if answer:
@@ -202,13 +202,13 @@ def test_above_and_at_floor_are_negations_and_never_both_yes(x, y, margin):
 @given(st.lists(numbers, min_size=3, max_size=8), st.floats(0.01, 1))
 def test_monotone_is_about_order_and_needs_an_effect(values, margin):
     flat = [Part(1.0, 1.0, 1.0, 50)] * len(values)
-    assert not rules.monotone(flat, "up", margin)
+    assert not judging.monotone(flat, "up", margin)
     rising = [Part(v, v, v, 50) for v in sorted(values)]
     moved = max(values) - min(values) > margin
-    assert rules.monotone(rising, "up", margin) == moved
-    assert rules.monotone(rising[::-1], "down", margin) == moved
-    assert not rules.monotone(rising, "down", margin)
-    assert not rules.monotone(rising[:2], "up", margin)
+    assert judging.monotone(rising, "up", margin) == moved
+    assert judging.monotone(rising[::-1], "down", margin) == moved
+    assert not judging.monotone(rising, "down", margin)
+    assert not judging.monotone(rising[:2], "up", margin)
 
 
 def test_a_rule_that_cannot_be_read_is_named():
@@ -335,7 +335,7 @@ def test_rows_go_out_and_come_back(tmp_path):
     frame = claims.gather("mini", run_dir=str(tmp_path))
     assert list(frame["id"]) == list(claims.claims())
     assert frame.set_index("id").loc["R5", "reason"] == "a, b"
-    assert set(frame["verdict"]) <= set(rules.VERDICTS)
+    assert set(frame["verdict"]) <= set(judging.VERDICTS)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 

@@ -1,0 +1,193 @@
+"""Run the notebooks: checked parameters, in parallel, resumed, whole or not at all.
+
+    python -m helpers.run reproduce --set mini    run what is not up to date, judge
+    python -m helpers.run verdicts --set mini     the verdict table from kept rows
+    python -m helpers.run publish                 mini's outputs into notebooks/, README
+
+What is asked is checked in options.py; one notebook's life is in jobs.py.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from helpers import files, inputs, jobs, options
+from helpers.jobs import Job
+
+
+def reproduce(args) -> int:
+    """Run what is not up to date, then judge; the exit status."""
+    common = options.settings(args)
+    paths = options.choose(Path(args.notebooks), args.only)
+    parameters = options.fit_parameters(paths, common)
+    hashes = options.check_models(common)
+    with locked(args.set):
+        staging = files.run_dir(args.set) / ".staging"
+        shutil.rmtree(staging, ignore_errors=True)
+        queue = [
+            Job(path, own, jobs.fingerprint(path, own, hashes))
+            for path, own in zip(paths, parameters)
+        ]
+        try:
+            began = time.monotonic()
+            most = run_all(queue, args)
+            seconds = round(time.monotonic() - began, 1)
+        finally:
+            for job in queue:
+                jobs.kill(job.process)
+            shutil.rmtree(staging, ignore_errors=True)
+        if all(job.state == "done" for job in queue) and not args.only:
+            cost = {"seconds": seconds, "peak_mb": most // 2**20}
+            text = json.dumps(cost) + "\n"
+            files.write_whole(files.run_dir(args.set) / "cost.json", text)
+        failed = {j.name: f"its notebook failed: {j.error}" for j in queue if j.error}
+        verdicts(args.set, failed, write=not failed)
+    return 1 if failed else 0
+
+
+def run_all(queue: list[Job], args) -> int:
+    """Run what is not up to date, the notebooks that gather all verdicts last.
+
+    Returns the peak memory of all processes together, in bytes.
+    """
+    last = [job for job in queue if gathers(job)]
+    most = run_some([job for job in queue if job not in last], args)
+    for job in last:  # the others' rows are among its inputs
+        rows = sorted(files.figures_dir(args.set).glob("*.measured.csv"))
+        others = [path for path in rows if not path.name.startswith(f"{job.name}.")]
+        job.fingerprint["gathered"] = files.digest(*others)
+    return max(most, run_some(last, args))
+
+
+def gathers(job: Job) -> bool:
+    """Whether a notebook shows the verdicts of all the others."""
+    code = "\n".join(inputs.sources(job.path, "code"))
+    return bool(re.search(r"claims\.(gather\(|show\(\s*[\"']{2})", code))
+
+
+def run_some(queue: list[Job], args) -> int:
+    """Run these side by side where cores allow; peak memory in bytes."""
+    for job in queue:
+        if not args.force and jobs.finished(job, args.set):
+            job.state = "up to date"
+            jobs.say(job)
+    waiting = [job for job in queue if job.state == "waiting"]
+    count = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    wide = args.jobs or (len(count(0)) if args.set == "mini" else 1)
+    running: list[Job] = []
+    most, shown = 0, 0.0
+    while waiting or running:
+        while waiting and len(running) < wide:
+            running.append(jobs.start(waiting.pop(0), args.set, wide > 1))
+        time.sleep(0.1)
+        most = max(most, jobs.measure(running))
+        for job in [j for j in running if j.process.poll() is not None]:
+            running.remove(job)
+            jobs.end(job, args.set)
+            jobs.say(job)
+        if sys.stdout.isatty() and time.monotonic() - shown > 1:
+            shown = time.monotonic()
+            live = "  ".join(f"{j.name} {shown - j.started:.0f} s" for j in running)
+            print(f"\r\033[K{live}", end="", flush=True)
+    return most
+
+
+@contextmanager
+def locked(set: str):
+    """One run of a set at a time: a second one waits. Freed by the system if we die."""
+    folder = files.run_dir(set)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            import fcntl
+        except ImportError:  # no such lock on this system
+            yield
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another run of {set} is under way: waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def verdicts(set: str, failed: dict | None = None, write: bool = False) -> None:
+    """Judge every claim of a set, print the table, and keep it if asked."""
+    from helpers import claims
+
+    frame = claims.gather(set, failed=failed)
+    if write:
+        text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
+        files.write_whole(files.figures_dir(set) / "verdicts.csv", text)
+    width = max(60, shutil.get_terminal_size((160, 24)).columns)
+    print(f"\nverdicts on {set}")
+    for row in frame.itertuples():
+        print(f"{row.id:<3} {row.verdict:<15} {row.reason}"[:width].rstrip())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    sub = top.add_subparsers(dest="command", required=True)
+    run = sub.add_parser("reproduce", help="run the notebooks that are not up to date")
+    run.add_argument("--set", default="mini", help="mini, paper or a name of your own")
+    run.add_argument("--base", help="folder or hub id of the base model")
+    run.add_argument(
+        "--instruct", help="folder or hub id of the instruction-tuned model"
+    )
+    run.add_argument("--device", default="auto")
+    run.add_argument("--dtype", default="float32")
+    run.add_argument("--seed", type=int)
+    run.add_argument("--jobs", type=int, default=0, help="notebooks side by side")
+    run.add_argument("--only", action="append", default=[], help="a notebook's name")
+    run.add_argument("--force", action="store_true", help="run even what is up to date")
+    run.add_argument(
+        "-p", "--parameter", action="append", default=[], metavar="NAME=value"
+    )
+    run.add_argument(
+        "--notebooks", default=str(inputs.NOTEBOOKS), help=argparse.SUPPRESS
+    )
+    table = sub.add_parser("verdicts", help="print the verdict table")
+    table.add_argument("--set", default="mini")
+    sub.add_parser("publish", help="mini's outputs into notebooks/ and README.md")
+    child = sub.add_parser("one")
+    for name in ("path", "out", "parameters"):
+        child.add_argument(name)
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what is asked; a user's mistake or a full disk ends in one line."""
+    args = parser().parse_args(argv)
+    try:
+        if args.command == "reproduce":
+            return reproduce(args)
+        if args.command == "one":
+            return jobs.one(args.path, args.out, args.parameters)
+        if args.command == "publish":
+            from helpers.publish import publish
+
+            return publish()
+        verdicts(files.check_set(args.set))
+        return 0
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, MemoryError) as error:
+        where = (
+            f" ({Path(error.filename).name})" if getattr(error, "filename", "") else ""
+        )
+        text = getattr(error, "strerror", None) or str(error)
+        print(f"error: {text}{where}".replace("\n", " "), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""Running notebooks, shown on throw-away ones: resume, refusals, kills, two at once."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from helpers import files, inputs, jobs, options, run
+
+PARAMETERS = 'SET = "mini"\nBASE = "mini-gpt2"\nINSTRUCT = ""\nDEVICE = "auto"\n'
+PARAMETERS += 'DTYPE = "float32"\nSEED = 0\nN_PROMPTS = 60\nPAUSE = 0.0\n'
+BODY = """
+import sys, time; sys.path.insert(0, "{root}")
+from helpers import files
+out = files.figures_dir(SET)
+files.write_whole(out / "{n}_first.csv", f"{{SEED}},{{N_PROMPTS}}")
+time.sleep(PAUSE)
+files.write_whole(out / "{n}_second.csv", "done")
+{extra}
+"""
+
+
+def write_notebook(folder, number, extra=""):
+    book = nbformat.v4.new_notebook()
+    tagged = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    body = BODY.format(root=files.ROOT, n=number, extra=extra)
+    book.cells = [tagged, nbformat.v4.new_code_cell(body)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.metadata["kernelspec"] = kernel
+    path = folder / f"{number}_trial.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with notebooks/, a hollow model, and nowhere else to write."""
+    (tmp_path / "notebooks").mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    return tmp_path
+
+
+def command(place, *more):
+    base = [sys.executable, "-m", "helpers.run", "reproduce", "--set", "trial"]
+    base += ["--base", str(place / "model"), "--notebooks", str(place / "notebooks")]
+    return [*base, *more]
+
+
+def environment(place):
+    extra = {"REPRODUCE_OUT": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | extra
+
+
+@pytest.fixture
+def go(place, capsys, monkeypatch):
+    """Run in this process; (status, what was printed, errors)."""
+    for name, value in environment(place).items():
+        monkeypatch.setenv(name, value)
+
+    def inner(*more):
+        status = run.main(command(place, *more)[3:])
+        return (status, *capsys.readouterr())
+
+    return inner
+
+
+def figures(place):
+    folder = place / "figures" / "trial"
+    return {p.name: p.read_text() for p in folder.glob("0*")} if folder.exists() else {}
+
+
+def test_run_resume_and_rerun(place, go):
+    first = write_notebook(place / "notebooks", "01")
+    write_notebook(place / "notebooks", "02")
+    write_notebook(place / "notebooks", "00")
+    asked = ("-p", "N_PROMPTS=7", "--seed", "3", "--jobs", "2")
+    status, said, errors = go(*asked)
+    assert status == 0, errors
+    whole = {
+        "01_first.csv": "3,7", "01_second.csv": "done",
+        "02_first.csv": "3,7", "02_second.csv": "done",
+    }  # fmt: skip
+    assert figures(place) == whole
+    lines = [line for line in said.splitlines() if "_trial" in line]
+    assert len(lines) == 2 and all(" done " in line for line in lines)
+    assert "verdicts on trial" in said and "\nG1 " in said
+    assert (place / "figures" / "trial" / "verdicts.csv").exists()
+    assert not (place / "runs" / "trial" / ".staging").exists()
+    assert go(*asked)[1].count("up to date") == 2
+
+    # a changed notebook, a lost figure: those alone are run again
+    first = write_notebook(place / "notebooks", "01", extra="pass")
+    assert first.exists() and go(*asked)[1].count("up to date") == 1
+    (place / "figures" / "trial" / "02_second.csv").write_text("by hand")
+    assert go(*asked)[1].count("up to date") == 1
+    assert figures(place) == whole
+
+
+def test_a_failing_notebook_is_one_line_and_loses_nothing(place, go):
+    write_notebook(place / "notebooks", "01")
+    bad = 'raise ValueError("top_k=0: expected at least 1\\nmore")'
+    write_notebook(place / "notebooks", "02", extra=bad)
+    status, said, errors = go("--jobs", "2")
+    assert status == 1
+    line = next(x for x in said.splitlines() if x.startswith("02_trial"))
+    assert "ValueError: top_k=0: expected at least 1" in line and "more" not in line
+    assert set(figures(place)) == {"01_first.csv", "01_second.csv"}
+    assert not (place / "figures" / "trial" / "verdicts.csv").exists()
+    assert (place / "runs" / "trial" / "02_trial.failed.ipynb").exists()
+    assert "Traceback" not in said + errors
+
+
+@pytest.mark.parametrize("moment", [0.8, 3.0])
+def test_killed_at_any_moment_the_next_run_finishes(place, go, moment):
+    write_notebook(place / "notebooks", "01")
+    process = subprocess.Popen(
+        command(place, "-p", "PAUSE=1.5"), env=environment(place), cwd=files.ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shown = figures(place)
+    assert shown == {} or len(shown) == 2  # all of a notebook's files or none
+    status, _, errors = go("-p", "PAUSE=1.5")
+    assert status == 0, errors
+    assert figures(place) == {"01_first.csv": "0,60", "01_second.csv": "done"}
+
+
+def test_interrupt_is_one_line_and_leaves_no_process(place):
+    write_notebook(place / "notebooks", "01")
+    process = subprocess.Popen(
+        command(place, "-p", "PAUSE=60.0"), env=environment(place), cwd=files.ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    staging = place / "runs" / "trial" / ".staging"
+    deadline = time.monotonic() + 60
+    while not staging.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "stopped; the same command goes on from here"
+    assert not staging.exists()
+
+
+def test_two_runs_at_once_take_turns(place):
+    write_notebook(place / "notebooks", "01")
+    two = [
+        subprocess.Popen(
+            command(place, "-p", "PAUSE=0.5"), env=environment(place), cwd=files.ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [p.communicate(timeout=120) for p in two]
+    assert [p.returncode for p in two] == [0, 0], said
+    both = "".join(out for out, _ in said)
+    assert both.count(" done ") == 1 and both.count("up to date") == 1
+
+
+REFUSED = [
+    (["-p", "N_PROMTS=5"], "no notebook has a parameter 'N_PROMTS'"),
+    (["-p", "N_PROMPTS=few"], "expected a int, like 60"),
+    (["-p", "BASE=x"], "has a setting of its own"),
+    (["-p", "nonsense"], "expected NAME=value"),
+    (["--dtype", "float8"], "expected one of float32"),
+    (["--device", "tpu"], "expected auto, cpu, cuda"),
+    (["--set", "../x"], "use letters"),
+    (["--base", "nowhere"], "no model 'nowhere'"),
+    (["--only", "09"], "no notebook '09'"),
+    (["--instruct", "{model}"], "no chat template"),
+    (["--set", "mini"], "a set of their own"),
+    (["--jobs", "-1"], "JOBS=-1"),
+]
+
+
+@pytest.mark.parametrize("more,message", REFUSED, ids=[m for _, m in REFUSED])
+def test_refusals_are_one_line_before_any_work(
+    place, more, message, capsys, monkeypatch
+):
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_notebook(place / "notebooks", "01")
+    more = [str(place / "model") if m == "{model}" else m for m in more]
+    assert run.main(command(place, *more)[3:]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
+    assert not (place / "runs").exists() and not (place / "figures").exists()
+
+
+def test_refusals_come_before_torch():
+    code = (
+        "import sys; from helpers import run;"
+        "status = run.main(['reproduce', '--set', 'x', '--base', 'y', '--dtype', 'z']);"
+        "sys.exit(10 if 'torch' in sys.modules else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=files.ROOT)
+    assert done.returncode == 2
+
+
+def test_output_that_cannot_be_written_is_one_line(place, capsys, monkeypatch):
+    write_notebook(place / "notebooks", "01")
+    (place / "blocked").write_text("a file where a folder should be")
+    monkeypatch.setenv("REPRODUCE_OUT", str(place / "blocked"))
+    assert run.main(command(place)[3:]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    target = tmp_path / "a.csv"
+    files.write_whole(target, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        files.write_whole(target, "new")
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_a_notebook_is_stale_when_anything_it_rests_on_changes(tmp_path, monkeypatch):
+    book = write_notebook(tmp_path, "01", extra="from helpers import claims")
+    before = jobs.fingerprint(book, {}, {"BASE": "a"})
+    assert before == jobs.fingerprint(book, {}, {"BASE": "a"})
+    assert before != jobs.fingerprint(book, {"SEED": 1}, {"BASE": "a"})
+    assert before != jobs.fingerprint(book, {}, {"BASE": "b"})
+    read = {p.name for p in inputs.modules(book)}
+    assert {"claims.py", "judging.py", "files.py"} <= read and "run.py" not in read
+    saved = json.loads(book.read_text())
+    saved["cells"][1]["outputs"] = [
+        {"output_type": "stream", "name": "stdout", "text": "x"}
+    ]
+    saved["metadata"]["papermill"] = {"duration": 1}
+    book.write_text(json.dumps(saved))
+    assert before == jobs.fingerprint(book, {}, {"BASE": "a"})
+
+
+def test_public_names_count_their_modules(tmp_path):
+    book = write_notebook(
+        tmp_path, "01", extra="from helpers import load, generate_concepts"
+    )
+    read = {p.name for p in inputs.modules(book)}
+    assert {"models.py", "decode.py", "mixture.py"} <= read
+
+
+def test_parameters_take_the_type_of_their_default(place):
+    book = write_notebook(place / "notebooks", "01")
+    asked = {"SET": "mini", "PAUSE": "2", "N_PROMPTS": "60", "BASE": "x"}
+    assert options.fit_parameters([book], asked) == [{"PAUSE": 2.0, "BASE": "x"}]
