@@ -13,9 +13,8 @@ _HOME = {
     "mixture": ("MixtureConfig", "Weights", "mixture_weights", "mix"),
     "models": ("load", "LM", "chat_prompt"),
     "forward": ("prompt_embeds", "left_pad", "next_logits"),
-    "decode": (
-        "ConceptTrace", "generate_concepts", "continue_from", "concept_decoding",
-    ),
+    "decode": ("ConceptTrace", "generate_concepts", "continue_from"),
+    "plugin": ("concept_decoding",),
     "identity": ("check_id_embedding_equivalence",),
 }  # fmt: skip
 

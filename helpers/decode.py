@@ -2,7 +2,7 @@
 
     generate_concepts   prompts -> ConceptTrace: each step's weights and mixed vector
     continue_from       embeddings -> new text, greedily
-    concept_decoding    the same loop as a plug-in for model.generate(custom_generate=)
+    stepper, loop, stopper   what both are made of, and the plug-in too (`plugin`)
 
 A step is logits -> weights -> vector -> one forward call on the new position alone.
 Nothing in it waits for the device: masks and positions are made once (`forward`), and
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm.auto import tqdm
 
-from .forward import Cached, batches, checked, compiled, prompt_embeds
+from .compiled import compiled
+from .forward import Cached, batches, checked, prompt_embeds
 from .mixture import (
     MixtureConfig,
     WeightRule,
@@ -113,13 +114,13 @@ def generate_concepts(
         inputs_embeds, attention_mask = prompt_embeds(lm, prompts)
     embeds, mask = checked(lm, inputs_embeds, attention_mask, steps)
     cut = batches(lm, embeds, mask, batch_size)
-    stop = _stopper(config, lm.eos_ids if stop_at_eos else ())
+    stop = stopper(config, lm.eos_ids if stop_at_eos else ())
     quiet = None if progress is None else not progress  # None: silent off a terminal
     parts = []
     with tqdm(total=len(cut) * steps, disable=quiet, delay=1) as bar:
         for first, x, m in cut:
-            advance = _stepper(lm, x, m, steps, config, weight_rule, compile=compile)
-            parts.append(_loop(advance, x, steps, stop, bar, first))
+            advance = stepper(lm, x, m, steps, config, weight_rule, compile=compile)
+            parts.append(loop(advance, x, steps, stop, bar, first))
     columns = [torch.cat([_pad(c, steps) for c in column]) for column in zip(*parts)]
     return ConceptTrace(*columns, tokenizer=lm.tokenizer)
 
@@ -157,58 +158,7 @@ def continue_from(
     return lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
 
 
-def concept_decoding(
-    config: MixtureConfig | None = None, weight_rule: WeightRule = sharpened
-):
-    """The loop as a plug-in: model.generate(..., custom_generate=concept_decoding()).
-
-    generate() prepares inputs, processors and stopping criteria; the loop feeds
-    mixtures and returns what generate() returns: prompt ids followed by the argmax ids,
-    padded after a row has stopped. Logits processors of the generation config (a
-    repetition penalty, say) act before the weights and see the argmax ids. Beams,
-    several sequences a prompt and a cache that holds a prefix raise ValueError.
-    """
-    config = config or MixtureConfig()
-
-    def decode(
-        model, input_ids, logits_processor, stopping_criteria, generation_config,
-        **given,
-    ):  # fmt: skip
-        from .models import LM
-
-        if max(generation_config.num_beams, generation_config.num_return_sequences) > 1:
-            raise ValueError("concept_decoding takes one beam, one sequence a prompt")
-        cache = given.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            raise ValueError("concept_decoding starts from an empty past_key_values")
-        lm, embeds = LM(model), given.get("inputs_embeds")
-        if embeds is None:
-            embeds = model.get_input_embeddings()(input_ids)
-        steps = stopping_criteria.max_length - input_ids.shape[1]
-        embeds, mask = checked(lm, embeds, given.get("attention_mask"), steps)
-        (_, embeds, mask), *more = batches(lm, embeds, mask, len(embeds))
-        if more:
-            raise ValueError(f"{type(model).__name__} needs prompts of one length")
-        advance = _stepper(
-            lm, embeds, mask, steps, config, weight_rule, logits_processor, input_ids
-        )
-        stop = _criteria_stopper(config, stopping_criteria, input_ids)
-        _, indices, *_, lengths = _loop(advance, embeds, steps, stop)
-        new = indices[:, : int(lengths.max()), 0]
-        late = torch.arange(new.shape[1], device=new.device) >= lengths[:, None]
-        pad = generation_config._pad_token_tensor
-        new = new.masked_fill(late, 0 if pad is None else pad)
-        ids = torch.cat([input_ids, new], dim=1)
-        if not generation_config.return_dict_in_generate:
-            return ids
-        from transformers.generation import GenerateDecoderOnlyOutput
-
-        return GenerateDecoderOnlyOutput(sequences=ids)
-
-    return decode
-
-
-def _stepper(
+def stepper(
     lm, embeds, mask, steps, config, rule, process=None, input_ids=None, compile=False
 ):
     """One step: a function (x) -> probs, indices, entropy, vector (B,D), mixed (B,).
@@ -262,7 +212,7 @@ def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
     return torch.where(unsure[:, None], concept, token), unsure
 
 
-def _loop(advance, embeds, steps, stop, bar=None, first_row=0) -> list[Tensor]:
+def loop(advance, embeds, steps, stop, bar=None, first_row=0) -> list[Tensor]:
     """Run `advance` until all rows stop: its outputs (B,T,...), lengths (B,)."""
     kept, x = [], embeds
     with torch.inference_mode():
@@ -300,7 +250,7 @@ def _look(kept, stop, first_row) -> tuple[Tensor, bool]:
     return lengths, bool(ended.all())
 
 
-def _stopper(config, eos):
+def stopper(config, eos):
     """ids (B,T), entropy (B,T) -> (B,T), True where a row may end: EOS or Cold Stop."""
 
     def stop(ids, entropy):
@@ -312,18 +262,6 @@ def _stopper(config, eos):
             low = entropy < config.stop_entropy
             stopped[:, run - 1 :] |= low.unfold(1, run, 1).all(-1)
         return stopped
-
-    return stop
-
-
-def _criteria_stopper(config, criteria, input_ids):
-    """The same for generate()'s stopping criteria, asked about every prefix once."""
-    cold, seen = _stopper(config, ()), []
-
-    def stop(ids, entropy):
-        for t in range(len(seen), ids.shape[1]):
-            seen.append(criteria(torch.cat([input_ids, ids[:, : t + 1]], dim=1), None))
-        return cold(ids, entropy) | torch.stack(seen, dim=1)
 
     return stop
 

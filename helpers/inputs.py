@@ -17,6 +17,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from helpers import _HOME
 from helpers.files import ROOT, digest
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -79,7 +80,7 @@ def _imported(code: str, home: Path | None = None) -> set[Path]:
         if module.exists():
             found.add(module)
         elif package == "helpers":  # a public name: its module is looked up on use
-            found |= {folder / f"{m}.py" for m in ("mixture", "models", "decode")}
+            found |= {folder / f"{m}.py" for m in _HOME if rest[0] in _HOME[m]}
     return {path for path in found if path.exists()}
 
 

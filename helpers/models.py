@@ -7,27 +7,20 @@ read from safetensors only, and no code that comes with a model is ever run.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
 import sys
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-GPT2 = ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e")
-QWEN = ("Qwen/Qwen2.5-1.5B-Instruct", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306")
-EMBEDDED = {name: ROOT / "models" / name for name in ("mini-gpt2", "mini-qwen2")}
-PINNED = {"gpt2": GPT2, GPT2[0]: GPT2, "qwen2.5-1.5b-instruct": QWEN, QWEN[0]: QWEN}
+from .locate import GPT2, QWEN, check, find, fits, free_memory, parameters
+
 SETS = {  # set -> base, instruct (DESIGN 4)
     "mini": ("mini-gpt2", "mini-qwen2"),
     "paper": (GPT2[0], QWEN[0]),
 }
+SAFE = {"local_files_only": True, "trust_remote_code": False}
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a number
-OFFLINE = 'the set "mini" (mini-gpt2, mini-qwen2) works offline'
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,30 +109,54 @@ def load(
     folder, revision = find(str(name), revision)
     check(folder)
     need = parameters(folder) * DTYPES[dtype]
-    _fits(name, need, _free_memory(), "memory")
+    fits(name, need, free_memory(), "memory")
     place = "cpu" if device_map else pick_device(str(device))
 
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     if place.startswith("cuda"):
-        _fits(name, need, torch.cuda.mem_get_info(place)[0], f"memory on {place}")
-    safe = {"local_files_only": True, "trust_remote_code": False}
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        device_map=device_map,
-        **safe,
-    ).eval()
-    model.requires_grad_(False)
+        fits(name, need, torch.cuda.mem_get_info(place)[0], f"memory on {place}")
+    model = _read(folder, name, getattr(torch, dtype), device_map)
     if not device_map:
         model = _place(model, place, device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+    except (OSError, ValueError, KeyError) as error:
+        raise FileNotFoundError(f"{name!r}: no tokenizer: {_line(error)}") from None
     return LM(model, tokenizer, str(name), revision or "")
+
+
+def _read(folder, name, dtype, device_map):
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            device_map=device_map,
+            output_loading_info=True,
+            **SAFE,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"cannot load {name!r}: {_line(error)}") from None
+    if report["missing_keys"]:  # transformers would go on with random numbers
+        missing = sorted(report["missing_keys"])
+        raise ValueError(
+            f"cannot load {name!r}: its weights lack {missing[0]} and "
+            f"{len(missing) - 1} more that its config.json asks for"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, cut to what fits on one."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def chat_prompt(lm: LM, content: str) -> str:
@@ -156,92 +173,6 @@ def chat_prompt(lm: LM, content: str) -> str:
     return lm.tokenizer.apply_chat_template(
         turn, tokenize=False, add_generation_prompt=True
     )
-
-
-def find(name: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """The folder that holds a model, fetching a hub id if it is not cached."""
-    if name in EMBEDDED:
-        return _folder(EMBEDDED[name], name), revision
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _folder(path, name), revision
-    hub, pinned = PINNED.get(name, (name, None))
-    if hub.count("/") != 1 or hub.startswith((".", "/", "~")) or path.suffix == ".py":
-        known = ", ".join([*EMBEDDED, "gpt2", "qwen2.5-1.5b-instruct"])
-        raise FileNotFoundError(
-            f"no model {name!r}: expected one of {known}, a folder with config.json "
-            "and *.safetensors, or a hub id owner/name"
-        )
-    return _fetch(hub, revision or pinned), revision or pinned
-
-
-def _fetch(hub: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-    try:
-        found = snapshot_download(
-            hub, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
-        )
-    except (RepositoryNotFoundError, HFValidationError):
-        raise FileNotFoundError(
-            f"the hub has no model {hub!r} open to you; check the name; {OFFLINE}"
-        ) from None
-    except (OSError, ValueError, RuntimeError) as error:  # no network, a full disk
-        raise OSError(
-            f"cannot fetch {hub!r} (revision {revision or 'main'}) from the hub "
-            f"({type(error).__name__}) and it is not cached; {OFFLINE}"
-        ) from None
-    return _folder(Path(found), hub)
-
-
-def _folder(path: Path, name: str) -> Path:
-    for needed in ("config.json", "*.safetensors"):
-        if not any(path.glob(needed)):
-            raise FileNotFoundError(
-                f"{name!r} is a folder without {needed}; a model folder holds "
-                "config.json, a tokenizer and its weights as safetensors"
-            )
-    return path
-
-
-def check(folder: Path) -> None:
-    """Compare a folder's files with its SHA256 (`sha256sum` format), if it has one."""
-    listed = folder / "SHA256"
-    if not listed.is_file():
-        return
-    for line in filter(str.strip, listed.read_text().splitlines()):
-        expected, file = line.split(maxsplit=1)
-        file = folder / file.strip().lstrip("*").split("/")[-1]
-        held = file.read_bytes() if file.exists() else b""
-        found = hashlib.sha256(held).hexdigest()
-        if found != expected.lower():
-            raise ValueError(
-                f"{file.name} of {folder.name} does not match its checksum (expected "
-                f"{expected[:12]}, found {found[:12]}): restore it with git checkout"
-            )
-
-
-def parameters(folder: Path) -> int:
-    """Number of parameters stored in a folder, from the safetensors headers alone."""
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        try:
-            with open(file, "rb") as f:
-                header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-        except (struct.error, ValueError, MemoryError, OverflowError):
-            raise ValueError(
-                f"{file.name} in {folder.name} is not a safetensors file (an "
-                "unfinished download or a Git LFS pointer?): fetch it again"
-            ) from None
-        header.pop("__metadata__", None)
-        for entry in header.values():
-            count = 1
-            for size in entry["shape"]:
-                count *= size
-            total += count
-    return total
 
 
 def pick_device(device: str) -> str:
@@ -284,18 +215,3 @@ def first_logits(model):
     ids = torch.arange(8, device=model.device)[None]
     with torch.no_grad():
         return model(input_ids=ids, logits_to_keep=1).logits[0, -1].float().cpu()
-
-
-def _free_memory() -> int:
-    import psutil
-
-    return psutil.virtual_memory().available
-
-
-def _fits(name: str, need: int, free: int, what: str) -> None:
-    need = int(need * 1.2)  # weights, and room for the cache and the logits
-    if need > free:
-        raise MemoryError(
-            f"{name!r} needs about {need / 1e9:.1f} GB of {what}, {free / 1e9:.1f} GB "
-            'are free: close programs, take dtype="bfloat16", or a smaller model'
-        )

@@ -1,0 +1,123 @@
+"""Which folder holds a model, and may it be loaded? Asked before torch is imported.
+
+    find         a set member's name, a folder or a hub id -> the folder
+    check        refuse weights that do not match their checksum
+    parameters   how many numbers the weights hold, from their headers alone
+    fits         refuse what is larger than the memory
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+from .files import ROOT
+
+GPT2 = ("openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e")
+QWEN = ("Qwen/Qwen2.5-1.5B-Instruct", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306")
+EMBEDDED = {name: ROOT / "models" / name for name in ("mini-gpt2", "mini-qwen2")}
+PINNED = {"gpt2": GPT2, GPT2[0]: GPT2, "qwen2.5-1.5b-instruct": QWEN, QWEN[0]: QWEN}
+OFFLINE = 'the set "mini" (mini-gpt2, mini-qwen2) works offline'
+
+
+def find(name: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """The folder that holds a model, fetching a hub id if it is not cached."""
+    if name in EMBEDDED:  # where it lies, whatever the working directory holds
+        return _folder(EMBEDDED[name], name), revision
+    path = Path(name).expanduser()
+    if name not in PINNED and path.is_dir():
+        return _folder(path, name), revision
+    hub, pinned = PINNED.get(name, (name, None))
+    if hub.count("/") != 1 or hub.startswith((".", "/", "~")) or path.suffix == ".py":
+        known = ", ".join([*EMBEDDED, "gpt2", "qwen2.5-1.5b-instruct"])
+        raise FileNotFoundError(
+            f"no model {name!r}: expected one of {known}, a folder with config.json "
+            "and *.safetensors, or a hub id owner/name"
+        )
+    return _fetch(hub, revision or pinned), revision or pinned
+
+
+def _fetch(hub: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        found = snapshot_download(
+            hub, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
+        )
+    except (RepositoryNotFoundError, HFValidationError):
+        raise FileNotFoundError(
+            f"the hub has no model {hub!r} open to you; check the name; {OFFLINE}"
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:  # no network, a full disk
+        raise OSError(
+            f"cannot fetch {hub!r} (revision {revision or 'main'}) from the hub "
+            f"({type(error).__name__}) and it is not cached; {OFFLINE}"
+        ) from None
+    return _folder(Path(found), hub)
+
+
+def _folder(path: Path, name: str) -> Path:
+    for needed in ("config.json", "*.safetensors"):
+        if not any(path.glob(needed)):
+            raise FileNotFoundError(
+                f"{name!r} has no {needed} in {path.name}/: a model folder holds "
+                "config.json, a tokenizer and its weights as safetensors"
+            )
+    return path
+
+
+def check(folder: Path) -> None:
+    """Compare a folder's files with its SHA256 (`sha256sum` format), if it has one."""
+    listed = folder / "SHA256"
+    if not listed.is_file():
+        return
+    for line in filter(str.strip, listed.read_text().splitlines()):
+        expected, file = line.split(maxsplit=1)
+        file = folder / file.strip().lstrip("*").split("/")[-1]
+        held = file.read_bytes() if file.exists() else b""
+        found = hashlib.sha256(held).hexdigest()
+        if found != expected.lower():
+            raise ValueError(
+                f"{file.name} of {folder.name} does not match its checksum (expected "
+                f"{expected[:12]}, found {found[:12]}): restore it with git checkout"
+            )
+
+
+def parameters(folder: Path) -> int:
+    """Number of parameters stored in a folder, from the safetensors headers alone."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        try:
+            with open(file, "rb") as f:
+                header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        except (struct.error, ValueError, MemoryError, OverflowError):
+            raise ValueError(
+                f"{file.name} in {folder.name} is not a safetensors file (an "
+                "unfinished download or a Git LFS pointer?): fetch it again"
+            ) from None
+        header.pop("__metadata__", None)
+        for entry in header.values():
+            count = 1
+            for size in entry["shape"]:
+                count *= size
+            total += count
+    return total
+
+
+def free_memory() -> int:
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def fits(name: str, need: int, free: int, what: str) -> None:
+    need = int(need * 1.2)  # weights, and room for the cache and the logits
+    if need > free:
+        raise MemoryError(
+            f"{name!r} needs about {need / 1e9:.1f} GB of {what}, {free / 1e9:.1f} GB "
+            'are free: close programs, take dtype="bfloat16", or a smaller model'
+        )
