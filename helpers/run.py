@@ -23,17 +23,11 @@ from helpers.jobs import Job
 
 def reproduce(args) -> int:
     """Run what is not up to date, then judge; the exit status."""
-    common = options.settings(args)
-    paths = options.choose(Path(args.notebooks), args.only)
-    parameters = options.fit_parameters(paths, common)
-    hashes = options.check_models(common)
+    plan = prepare(args)
     with locked(args.set):
         staging = files.run_dir(args.set) / ".staging"
         shutil.rmtree(staging, ignore_errors=True)
-        queue = [
-            Job(path, own, jobs.fingerprint(path, own, hashes))
-            for path, own in zip(paths, parameters)
-        ]
+        queue = plan()
         try:
             began = time.monotonic()
             most = run_all(queue, args)
@@ -51,6 +45,22 @@ def reproduce(args) -> int:
     return 1 if failed else 0
 
 
+def prepare(args):
+    """Check what is asked; a function that lists the jobs, once the lock is held."""
+    common = options.settings(args)
+    paths = options.choose(Path(args.notebooks), args.only)
+    parameters = options.fit_parameters(paths, common)
+    hashes = options.check_models(common)
+
+    def plan() -> list[Job]:
+        return [
+            Job(path, own, jobs.fingerprint(path, own, hashes))
+            for path, own in zip(paths, parameters)
+        ]
+
+    return plan
+
+
 def run_all(queue: list[Job], args) -> int:
     """Run what is not up to date, the notebooks that gather all verdicts last.
 
@@ -58,11 +68,31 @@ def run_all(queue: list[Job], args) -> int:
     """
     last = [job for job in queue if gathers(job)]
     most = run_some([job for job in queue if job not in last], args)
-    for job in last:  # the others' rows are among its inputs
-        rows = sorted(files.figures_dir(args.set).glob("*.measured.csv"))
-        others = [path for path in rows if not path.name.startswith(f"{job.name}.")]
-        job.fingerprint["gathered"] = files.digest(*others)
+    for job in last:
+        job.fingerprint["gathered"] = others_rows(job, args.set)
     return max(most, run_some(last, args))
+
+
+def others_rows(job: Job, set: str) -> str:
+    """Hash of the other notebooks' rows: an input of one that gathers."""
+    rows = sorted(files.figures_dir(set).glob("*.measured.csv"))
+    return files.digest(*(p for p in rows if not p.name.startswith(f"{job.name}.")))
+
+
+def published(args) -> int:
+    """Bring the playground up to date, then publish mini, if all of it is."""
+    from helpers.publish import publish
+
+    if any(inputs.NOTEBOOKS.glob("00_*.ipynb")):
+        args.only = ["00"]
+        reproduce(args)
+    args.only = [path.stem for path in inputs.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]
+    plan = prepare(args)
+    with locked("mini"):
+        queue = plan()
+        for job in filter(gathers, queue):
+            job.fingerprint["gathered"] = others_rows(job, "mini")
+        return publish(queue, lambda job: jobs.finished(job, "mini"))
 
 
 def gathers(job: Job) -> bool:
@@ -172,9 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "one":
             return jobs.one(args.path, args.out, args.parameters)
         if args.command == "publish":
-            from helpers.publish import publish
-
-            return publish()
+            return published(parser().parse_args(["reproduce"]))
         verdicts(files.check_set(args.set))
         return 0
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ import time
 import nbformat
 import pytest
 
-from helpers import files, inputs, jobs, options, run
+from helpers import files, inputs, jobs, options, publish, run
 
 PARAMETERS = 'SET = "mini"\nBASE = "mini-gpt2"\nINSTRUCT = ""\nDEVICE = "auto"\n'
 PARAMETERS += 'DTYPE = "float32"\nSEED = 0\nN_PROMPTS = 60\nPAUSE = 0.0\n'
@@ -258,3 +258,31 @@ def test_parameters_take_the_type_of_their_default(place):
     book = write_notebook(place / "notebooks", "01")
     asked = {"SET": "mini", "PAUSE": "2", "N_PROMPTS": "60", "BASE": "x"}
     assert options.fit_parameters([book], asked) == [{"PAUSE": 2.0, "BASE": "x"}]
+
+
+def test_publishing_copies_outputs_without_what_changes(place, monkeypatch, capsys):
+    executed = json.loads(write_notebook(place / "notebooks", "01").read_text())
+    executed["metadata"]["papermill"] = {"duration": 1.0}
+    cell = executed["cells"][1]
+    cell["execution_count"], cell["metadata"]["execution"] = 2, {"iopub": "now"}
+    cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["seen\n"]}]
+    out = place / "runs" / "mini"
+    out.mkdir(parents=True)
+    (out / "01_trial.ipynb").write_text(json.dumps(executed))
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    monkeypatch.setattr(files, "ROOT", place)
+    monkeypatch.setattr(publish, "README", place / "README.md")
+    (place / "README.md").write_text("hand-written\n")
+    path = place / "notebooks" / "01_trial.ipynb"
+    job = jobs.Job(path, {}, {})
+    with pytest.raises(ValueError, match="01_trial not up to date"):
+        publish.publish([job], lambda _: False)
+    with pytest.raises(ValueError, match="not up to date"):
+        publish.publish([jobs.Job(path, {"SEED": 1}, {})], lambda _: True)
+    publish.publish([job], lambda _: True)
+    text = path.read_text()
+    assert "seen" in text and '"execution_count": 2' in text
+    assert "papermill" not in text and "iopub" not in text
+    assert capsys.readouterr().out == "published notebooks/01_trial.ipynb\n"
+    publish.publish([job], lambda _: True)
+    assert capsys.readouterr().out == ""  # the same again changes nothing

@@ -1,0 +1,199 @@
+"""Publish mini's results: stripped notebooks, and the generated blocks of README.md.
+
+    publish       only if every notebook is up to date, with its default parameters
+    strip         a notebook's bytes without what changes from run to run
+    fill          README text with its blocks replaced
+    BLOCKS        name -> function that writes the block
+
+A block stands between <!-- generated: name --> and <!-- end: name -->.
+"""
+
+import csv
+import html
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import claims, files, judging
+
+VOLATILE = "metadata.papermill cell.metadata.papermill cell.metadata.execution "
+VOLATILE += "metadata.language_info.version"
+README = files.ROOT / "README.md"
+
+
+def publish(jobs, finished) -> int:
+    """Copy the executed notebooks of `jobs` into notebooks/, and fill README.md."""
+    stale = [job.name for job in jobs if job.parameters or not finished(job)]
+    if stale:
+        raise ValueError(f"{', '.join(stale)} not up to date: run make reproduce first")
+    for job in jobs:
+        executed = files.run_dir("mini") / job.path.name
+        replace(job.path, strip(executed.read_bytes()))
+    replace(README, fill(README.read_text(encoding="utf-8")).encode("utf-8"))
+    return 0
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write only what differs, and say so."""
+    if not path.exists() or path.read_bytes() != content:
+        files.write_whole(path, content)
+        print(f"published {path.relative_to(files.ROOT)}")
+
+
+def strip(notebook: bytes) -> bytes:
+    """A notebook with its outputs and counts, without volatile metadata."""
+    command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count"]
+    done = subprocess.run(
+        [*command, "--extra-keys", VOLATILE], input=notebook, capture_output=True
+    )
+    if done.returncode:
+        raise ValueError(f"nbstripout: {done.stderr.decode(errors='replace')[-200:]}")
+    return done.stdout
+
+
+# --- README blocks --------------------------------------------------------------------
+
+
+def fill(text: str) -> str:
+    """`text` with every generated block written anew; ValueError for an unknown one."""
+
+    def block(found):
+        name = found[1]
+        if name not in BLOCKS:
+            raise ValueError(f"README block {name!r}: expected {', '.join(BLOCKS)}")
+        body = BLOCKS[name]().strip()
+        return f"<!-- generated: {name} -->\n{body}\n<!-- end: {name} -->"
+
+    shape = r"<!-- generated: (\w+) -->\n.*?<!-- end: \1 -->"
+    return re.sub(shape, block, text, flags=re.DOTALL)
+
+
+def plain(text: str) -> str:
+    """Text for a Markdown table cell, whatever a model wrote into it."""
+    text = html.escape(str(text), quote=False).replace("|", "\\|")
+    return re.sub(r"([*_`\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def verdict_rows(set: str) -> dict[str, dict]:
+    """The kept verdicts of a set by id; empty if it has not run."""
+    path = files.ROOT / "figures" / set / "verdicts.csv"
+    if not path.exists():
+        return {}
+    with open(path, newline="", encoding="utf-8") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def found() -> str:
+    """What was found on mini, by verdict, in the claims' own words."""
+    rows, lines = verdict_rows("mini"), []
+    measured = [r for r in rows.values() if r["kind"] != "literature"]
+    for verdict in judging.VERDICTS:
+        named = [r for r in measured if r["verdict"] == verdict]
+        if named:
+            said = " ".join(f"{r['statement']} ({r['id']})" for r in named)
+            head = verdict.capitalize()
+            lines.append(
+                f"- **{head}, {len(named)} of {len(measured)}.** {plain(said)}"
+            )
+    return "\n".join(lines) or "Not measured yet."
+
+
+def verdicts() -> str:
+    """The verdict table, a column a set, and the number behind mini's verdict."""
+    mini, paper = verdict_rows("mini"), verdict_rows("paper")
+    head = (
+        "| claim | the write-up says | mini | paper | number on mini |\n|" + "---|" * 5
+    )
+    lines = [head]
+    for id, spec in claims.claims().items():
+        if spec["kind"] == "literature":
+            continue
+        ours = mini.get(id, {})
+        words = [
+            rows.get(id, {}).get("verdict", "not tested") for rows in (mini, paper)
+        ]
+        link = f"[{id}](notebooks/{spec['notebook']}.ipynb)"
+        said = plain(spec["statement"])
+        lines.append(f"| {link} | {said} | {words[0]} | {words[1]} | {number(ours)} |")
+    return "\n".join(lines)
+
+
+def number(row: dict) -> str:
+    """'0.71 [0.65, 0.77], n = 62' of a verdict row, or nothing."""
+    if not row.get("value"):
+        return ""
+    exact = row["low"] == row["high"]
+    interval = "" if exact else f" [{row['low']}, {row['high']}]"
+    return f"{row['value']}{interval}, n = {row['n']}"
+
+
+def reasons() -> str:
+    """Why each verdict on mini is what it is."""
+    return "\n".join(
+        f"- **{row['id']} {row['verdict']}**: {plain(row['reason'])}"
+        for row in verdict_rows("mini").values()
+        if row["kind"] != "literature"
+    )
+
+
+def citations() -> str:
+    """The write-up's method and citation claims against the sources."""
+    lines = [
+        "| claim | the write-up says | the source says | verdict |\n|" + "---|" * 4
+    ]
+    for id, spec in claims.claims().items():
+        if spec["kind"] == "literature":
+            verdict = claims.judge(id, [], "mini").verdict
+            says = f"{spec['statement']} ({spec['section']})"
+            source = f"{spec['ceiling']}: {spec['measure']}"
+            lines.append(f"| {id} | {plain(says)} | {plain(source)} | {verdict} |")
+    return "\n".join(lines)
+
+
+def changes() -> str:
+    """Commits that touched claims.csv after its rules were first fixed."""
+    git = ["git", "-C", str(files.ROOT), "log", "--reverse", "--format=%h %ad %s"]
+    done = subprocess.run(
+        [*git, "--date=short", "--", "claims.csv"], capture_output=True, text=True
+    )
+    first, *later = done.stdout.splitlines() or ["no history here"]
+    return "\n".join(
+        [f"- fixed first: {plain(first)}", *(f"- {plain(x)}" for x in later)]
+    )
+
+
+def cost() -> str:
+    """Time, memory and disk of the last complete mini run on this machine."""
+    lines = ["| mini | seconds | peak memory, MB |\n|---|---|---|"]
+    for path in sorted(files.run_dir("mini").glob("*.done.json")):
+        about = json.loads(path.read_text())
+        name = path.name.split(".")[0]
+        lines.append(f"| {name} | {about['seconds']:.0f} | {about['peak_mb']} |")
+    whole = files.run_dir("mini") / "cost.json"
+    if whole.exists():
+        about = json.loads(whole.read_text())
+        lines.append(
+            f"| all, side by side | {about['seconds']:.0f} | {about['peak_mb']} |"
+        )
+    names = ("mini-gpt2", "mini-qwen2")
+    folders = [files.ROOT / "models" / name for name in names]
+    disk = sum(p.stat().st_size for f in folders for p in f.glob("*") if p.is_file())
+    return "\n".join([*lines, "", f"The mini models take {disk / 1e6:.0f} MB of disk."])
+
+
+def bench() -> str:
+    """The benchmark's table, from figures/bench/summary.csv."""
+    path = files.ROOT / "figures" / "bench" / "summary.csv"
+    if not path.exists():
+        return "Not measured yet: `make bench`."
+    with open(path, newline="", encoding="utf-8") as file:
+        head, *rows = list(csv.reader(file))
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)
+
+
+BLOCKS = {
+    f.__name__: f for f in (found, verdicts, reasons, citations, changes, cost, bench)
+}
