@@ -80,7 +80,7 @@ def _public(value):
 
 
 def _model(lm) -> dict:
-    from helpers.models import find
+    from helpers.locate import find
 
     revision = getattr(lm, "revision", "") or None
     name, hashed = str(getattr(lm, "name", "")), ""

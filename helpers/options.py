@@ -13,7 +13,7 @@ import logging
 import re
 from pathlib import Path
 
-from helpers import files, inputs, models
+from helpers import files, inputs, locate, models
 
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 
@@ -61,7 +61,7 @@ def settings(args) -> dict[str, str]:
 
 def _local(model: str) -> str:
     """A folder as an absolute path: notebooks run in their own folder."""
-    there = model and model not in models.EMBEDDED and Path(model).expanduser().is_dir()
+    there = model and model not in locate.EMBEDDED and Path(model).expanduser().is_dir()
     return str(Path(model).expanduser().resolve()) if there else model
 
 
@@ -71,16 +71,16 @@ def check_models(common: dict[str, str]) -> dict[str, str]:
     for word in ("BASE", "INSTRUCT"):
         if not common[word]:
             continue
-        folder, revision = models.find(common[word])
-        models.check(folder)
+        folder, revision = locate.find(common[word])
+        locate.check(folder)
         if word == "INSTRUCT" and not _has_template(folder):
             raise ValueError(
                 f"INSTRUCT={common[word]!r} has no chat template: leave INSTRUCT out, "
                 "or give an instruction-tuned model"
             )
-        need = models.parameters(folder) * models.DTYPES[common["DTYPE"]]
+        need = locate.parameters(folder) * models.DTYPES[common["DTYPE"]]
         if common["DEVICE"] in ("auto", "cpu"):
-            models._fits(common[word], need, models._free_memory(), "memory")
+            locate.fits(common[word], need, locate.free_memory(), "memory")
         hashes[word] = revision or inputs.model_digest(folder)
     if common["DEVICE"] not in ("auto", "cpu"):
         models.pick_device(common["DEVICE"])
