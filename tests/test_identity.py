@@ -2,51 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
-from transformers import (
-    Gemma3nForCausalLM,
-    Gemma3nTextConfig,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-)
 
 from helpers import check_id_embedding_equivalence, identity
-from helpers.models import LM
+from helpers.planted import VOCAB, looks_at_ids, random_model
 
-VOCAB, MARKER, OTHER = 97, 7, 9
-SMALL = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
-
-
-def tiny(name):
-    """A random model, with weights large enough that logits differ between tokens."""
-    if name == "gpt2":
-        model = GPT2LMHeadModel(GPT2Config(
-            vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64,
-            bos_token_id=1, eos_token_id=2,
-        ))  # fmt: skip
-    elif name == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**SMALL, tie_word_embeddings=True))
-    elif name == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=False))
-    else:
-        model = Gemma3nForCausalLM(Gemma3nTextConfig(
-            **SMALL, head_dim=8, hidden_size_per_layer_input=8, laurel_rank=4,
-            vocab_size_per_layer_input=VOCAB, layer_types=["full_attention"] * 2,
-            num_kv_shared_layers=0, activation_sparsity_pattern=[0.0, 0.0],
-            altup_num_inputs=2,
-        ))  # fmt: skip
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return LM(model.eval().requires_grad_(False), name=name)
+MARKER, OTHER = 7, 9
 
 
 def prompts(n=40, seed=0):
@@ -59,32 +19,14 @@ def prompts(n=40, seed=0):
     ]
 
 
-class LooksAtIds(nn.Module):
-    """A model with a second, mechanical track: seeing one id moves its logits."""
-
-    def __init__(self, model, trigger=MARKER, by=1e-4):
-        super().__init__()
-        self.model, self.trigger, self.by = model, trigger, by
-        self.config, self.generation_config = model.config, model.generation_config
-        self.get_input_embeddings = model.get_input_embeddings
-        self.get_output_embeddings = model.get_output_embeddings
-
-    def forward(self, input_ids=None, **inputs):
-        out = self.model(input_ids=input_ids, **inputs)
-        if input_ids is not None:
-            seen = (input_ids == self.trigger).any(1)
-            out.logits[seen, -1, 2] += self.by
-        return out
-
-
 @pytest.fixture(scope="module", params=["gpt2", "qwen2", "llama"])
 def lm(request):
-    return tiny(request.param)
+    return random_model(request.param)
 
 
 @pytest.fixture(scope="module")
 def planted():
-    return LM(LooksAtIds(tiny("qwen2").model), name="planted")
+    return looks_at_ids(random_model("qwen2"), MARKER)
 
 
 def test_ids_equal_their_embeddings(lm):
@@ -121,7 +63,7 @@ def test_checks_leave_the_model_as_it_was(lm):
 
 
 def test_a_failing_check_hands_the_model_back():
-    lm = tiny("qwen2")
+    lm = random_model("qwen2")
     weight = lm.model.get_input_embeddings().weight
     with pytest.raises(IndexError):
         identity.check_swapped_row(lm, [[MARKER, VOCAB + 5]], OTHER, MARKER)
@@ -146,14 +88,14 @@ def test_every_other_check_reports_it_too(planted):
 
 
 def test_one_planted_prompt_in_a_thousand_is_found():
-    model = tiny("gpt2").model
+    planted = looks_at_ids(random_model("gpt2"), MARKER, by=1e-5)
     many = [[3, 4, 5]] * 999 + [[3, MARKER, 5]]
-    frame = check_id_embedding_equivalence(LM(LooksAtIds(model, by=1e-5)), many)
+    frame = check_id_embedding_equivalence(planted, many)
     assert frame.index[~frame["equal"]].tolist() == [999]
 
 
 def test_nan_is_a_mismatch():
-    lm = tiny("llama")
+    lm = random_model("llama")
     lm.model.get_output_embeddings().weight[5] = float("nan")
     frame = check_id_embedding_equivalence(lm, [[1, 2]])
     assert not frame["equal"][0] and frame["max_difference"].isna()[0]
@@ -161,7 +103,7 @@ def test_nan_is_a_mismatch():
 
 def test_per_layer_inputs_are_a_second_track():
     """The honest exception: Gemma 3n looks up a further vector by id in every layer."""
-    lm = tiny("gemma3n")
+    lm = random_model("gemma3n")
     assert not check_id_embedding_equivalence(lm, prompts(10))["equal"].any()
     frame = identity.check_swapped_row(lm, prompts(10), OTHER, MARKER)
     assert not frame["follows_row"].any()
@@ -172,6 +114,12 @@ def test_prompts_without_the_token_are_no_test(lm):
     assert len(frame) == 1
     with pytest.raises(ValueError, match="token 50 is in none of the prompts"):
         identity.check_copied_row(lm, [[4, 5]], 50)
+
+
+def test_the_search_covers_special_ids_and_texts(lm):
+    rows = identity.search_prompts(lm, [[4, 5], [4, 5], [6]], n=300)
+    assert rows[:2] == [[4, 5], [6]] and len(rows) == 300
+    assert {i for row in rows for i in row} == set(range(VOCAB))
 
 
 def test_bad_prompts_get_one_clear_line(lm):

@@ -1,0 +1,163 @@
+"""Disturbed chat prompts: only what is named is touched; what is read off is right."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from helpers import brittleness, disturbing
+from helpers.models import LM
+from helpers.prompts import Item
+
+TEMPLATE = "{% for m in messages %}<s> w90 {{ m.content }} </s> {% endfor %}<s> w91"
+
+
+@pytest.fixture(scope="module")
+def chat(tiny):
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    return LM(tiny.model, tokenizer, "tiny chat")
+
+
+@pytest.fixture(scope="module")
+def part(chat):
+    return disturbing.dissect(chat, [Item("a", "s", "w10 w11 w12 w13", "w5")])[0]
+
+
+def test_a_prompt_is_taken_apart(part):
+    assert part.ids == [1, 93, 13, 14, 15, 16, 2, 1, 94]
+    assert part.positions["markers"] == [0, 6, 7]
+    assert len(part.positions["instruction words"]) == 3
+    assert set(part.positions["instruction words"]) <= {2, 3, 4, 5}
+    assert part.positions["template words"] == [1, 8]
+
+
+def test_an_instruction_that_the_template_also_holds_is_found_once(chat):
+    part = disturbing.dissect(chat, [Item("a", "s", "w90", "")])[0]
+    assert part.positions["instruction words"] == [2]
+
+
+def test_a_template_without_markers_is_refused(tiny, chat):
+    plain = LM(tiny.model, copy.deepcopy(chat.tokenizer), "plain")
+    plain.tokenizer.chat_template = "w1 {{ messages[0].content }}"
+    with pytest.raises(ValueError, match="no special tokens"):
+        disturbing.dissect(plain, [Item("a", "s", "w10", "w5")])
+
+
+@pytest.mark.parametrize("kind", disturbing.KINDS)
+def test_noise_touches_one_kind_and_has_the_size_it_says(chat, part, kind):
+    clean = disturbing.as_is(chat, part)
+    moved = disturbing.noised(chat, part, kind, 2.0, [0, 1]) - clean
+    untouched = [i for i in range(len(clean)) if i not in part.positions[kind]]
+    assert (moved[untouched] == 0).all()
+    rms = clean.pow(2).mean(-1).sqrt()[part.positions[kind]]
+    size = moved[part.positions[kind]].pow(2).mean(-1).sqrt() / rms
+    assert (size > 1).all() and (size < 3).all()
+    assert torch.equal(disturbing.noised(chat, part, kind, 0.0, [0, 1]), clean)
+
+
+def test_noise_keeps_its_direction_over_doses(chat, part):
+    clean = disturbing.as_is(chat, part)
+    one, two = (
+        disturbing.noised(chat, part, "markers", d, [3, 4]) - clean for d in (1.0, 2.0)
+    )
+    assert torch.allclose(2 * one, two, atol=1e-5)
+
+
+def test_mixing_ends_on_another_ordinary_token(chat, part):
+    mixed = disturbing.mixed(chat, part, "markers", 1.0, [0, 0])
+    for i in part.positions["markers"]:
+        row = (chat.embed == mixed[i]).all(-1).nonzero()
+        assert len(row) == 1 and row.item() not in disturbing.special(chat)
+    still = disturbing.mixed(chat, part, "markers", 0.0, [0, 0])
+    assert torch.equal(still, disturbing.as_is(chat, part))
+
+
+def test_exchanging_and_deleting(chat, part):
+    e = chat.embed
+    turned = disturbing.exchanged(chat, part, "markers")
+    assert torch.equal(turned, e[[2, 93, 13, 14, 15, 16, 1, 2, 94]])
+    words = disturbing.exchanged(chat, part, "instruction words")
+    a, b = part.positions["instruction words"][:2]
+    ids = list(part.ids)
+    ids[a], ids[b] = ids[b], ids[a]
+    assert torch.equal(words, e[ids])
+    left = disturbing.deleted(chat, part, "markers")
+    assert torch.equal(left, e[[93, 13, 14, 15, 16, 94]])
+
+
+def test_markers_as_text_are_no_markers(chat, part):
+    plain = disturbing.as_text(chat, part, disturbing.in_plain_words(chat))
+    rows = [(chat.embed == row).all(-1).nonzero()[0].item() for row in plain]
+    assert not {1, 2} & set(rows) and 93 in rows and len(rows) > len(part.ids)
+
+
+def test_following_needs_an_end_and_the_answer_before_it(tiny):
+    def follows(*ids, gold="w5."):
+        return brittleness.follows(tiny, list(ids), gold)
+
+    assert follows(8, 2) == (True, True)  # w5 </s>
+    assert follows(8) == (False, False)  # no end
+    assert follows(9, 2) == (True, False)  # another answer
+    assert follows(58, 2) == (True, False)  # w55 holds w5, but is another word
+    assert follows(9, 8, 2) == (True, True)
+    assert follows(2) == (True, False)
+
+
+def frame(curves):
+    """A dose-response table: kind -> one 0/1 row an item, over doses 0, 1, 2, 4."""
+    rows = [
+        {"kind": kind, "item": i, "dose": d, "followed": bool(f)}
+        for kind, items in curves.items()
+        for i, item in enumerate(items)
+        for d, f in zip((0.0, 1.0, 2.0, 4.0), item)
+    ]
+    return pd.DataFrame(rows)
+
+
+STEP = [[1, 1, 0, 0]] * 20
+LATE = [[1, 1, 1, 0]] * 20
+NEVER = [[1, 1, 1, 1]] * 20
+SLOPE = [[1, 1, 0, 0]] * 10 + [[1, 1, 1, 0]] * 10
+
+
+def test_a_radius_is_where_half_is_lost():
+    table = frame({"markers": STEP, "instruction words": LATE, "other": NEVER})
+    assert brittleness.radius(table, "markers").value == 1.5
+    assert brittleness.radius(table, "instruction words").value == 3.0
+    assert brittleness.radius(table, "other").value == 4.0
+    assert brittleness.radius_ratio(table).value == 0.5
+    mixed = brittleness.radius(frame({"markers": SLOPE}), "markers")
+    assert mixed.value == 2.0 and mixed.low < 2.0 < mixed.high
+
+
+def test_a_step_is_told_from_a_slope():
+    assert brittleness.step_share(frame({"markers": STEP})).value == 1.0
+    assert brittleness.step_share(frame({"markers": SLOPE})).value == 0.5
+    with pytest.raises(ValueError, match="noise on markers does not lower the rate"):
+        brittleness.step_share(frame({"markers": NEVER}))
+
+
+def test_a_rate_is_compared_with_the_clean_one_item_by_item():
+    table = frame({"markers": SLOPE})
+    half = brittleness.share_of_clean(table, "dose", 0.0, 2.0)
+    assert half.value == 0.5 and half.low < 0.5 < half.high and half.n == 20
+
+
+def test_the_whole_sweep_on_a_tiny_model(chat):
+    items = [Item(f"i{i}", "s", f"w{i} w{i + 1} w{i + 2}", "w5") for i in range(4)]
+    parts = disturbing.dissect(chat, items)
+    doses = brittleness.dose_response(chat, parts, doses=(0.0, 1.0))
+    assert len(doses) == 4 * 2 * 3
+    clean = doses[doses["dose"] == 0.0]
+    assert np.allclose(clean["kl"], 0, atol=1e-5)
+    assert (doses[doses["dose"] == 1.0]["kl"] > 1e-4).all()
+    edits = brittleness.edits(chat, parts, mixes=(0.5,))
+    always = {"as it is", "mixed 50%", "exchanged", "deleted"}
+    text = {"in plain words", "spelled out"}
+    assert set(edits[edits["kind"] == "markers"]["edit"]) == always | text
+    assert set(edits[edits["kind"] != "markers"]["edit"]) == always
+    rates = brittleness.rates(edits, ["kind", "edit"], "p_end")
+    assert rates["n"].eq(4).all() and rates["value"].between(0, 1).all()
