@@ -110,7 +110,7 @@ def model_digest(folder: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that compute, without build tags."""
-    out = {"python": platform.python_version()}
+    out = {"python": ".".join(platform.python_version_tuple()[:2])}
     for package in COMPUTE:
         try:
             out[package] = version(package).split("+")[0]

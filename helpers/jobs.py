@@ -105,6 +105,8 @@ def start(job: Job, set: str, side_by_side: bool) -> Job:
     }
     if side_by_side or set == "mini":  # one thread: the same sums on every machine
         env["OMP_NUM_THREADS"] = "1"
+    if set == "mini":
+        env["HF_HUB_OFFLINE"] = "1"
     job.state, job.started = "running", time.monotonic()
     command = [sys.executable, "-m", "helpers.run", "one", str(job.path)]
     command += [str(staged / "runs" / set), json.dumps(job.parameters)]
