@@ -91,8 +91,8 @@ def sharpened(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
     The softmax runs over the kept tokens: the full one's denominator cancels.
     """
     top, indices = _float(logits).topk(min(config.top_k, logits.shape[-1]), dim=-1)
-    probs = ((top - top[..., :1]) * min(1 / config.temperature, 1e30)).softmax(-1)
-    probs = (probs / probs[..., :1]) ** config.alpha  # the largest is 1: no underflow
+    probs = ((top - top[..., :1]) * _in_range(1 / config.temperature)).softmax(-1)
+    probs = (probs / probs[..., :1]) ** _in_range(config.alpha)  # the largest stays 1
     return probs / probs.sum(-1, keepdim=True), indices
 
 
@@ -186,6 +186,11 @@ def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
     if metric != "dot":
         rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
     return (x @ rows.T).argmax(-1)
+
+
+def _in_range(x: float) -> float:
+    """Neither 0 nor infinite in float32: 0 * inf would be NaN, 0 ** 0 would be 1."""
+    return min(max(x, 1e-30), 1e30)
 
 
 def _float(x: Tensor) -> Tensor:

@@ -97,5 +97,5 @@ def _noisy(probs: Tensor, draw) -> Tensor:
 
 
 def _sorted(probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    probs, order = probs.sort(-1, descending=True, stable=True)
+    probs, order = probs.sort(dim=-1, descending=True, stable=True)
     return probs, indices.gather(-1, order)
