@@ -28,12 +28,13 @@ NUMBERS = ("value", "low", "high")
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict of a cell or a claim, why, the number it hangs on and its cell."""
+    """The verdict of a cell or a claim, why, and the number it hangs on."""
 
     verdict: str
     reason: str
     part: Part = Part()
     cell: str = ""
+    name: str = ""
     answers: tuple[judging.Answer, ...] = ()
 
 
@@ -188,8 +189,9 @@ def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
     if verdict == "not tested" and not all(a.skipped for a in said):
         reason = f"too wide an interval, measure more items: {reason}"
     key = "with" if verdict == "artefact" else "holds"
-    head = [a.part for a in said if a.clause.keyword == key and not a.skipped]
-    return Judged(verdict, reason, head[0] if head else Part(), cell, tuple(said))
+    head = [a for a in said if a.clause.keyword == key and not a.skipped]
+    part, name = (head[0].part, head[0].clause.names[0]) if head else (Part(), "")
+    return Judged(verdict, reason, part, cell, name, tuple(said))
 
 
 def _combine(cells: list[Judged]) -> Judged:
@@ -204,7 +206,9 @@ def _combine(cells: list[Judged]) -> Judged:
         lines = [f"{c.cell}: {c.reason}" if len(cells) > 1 else c.reason for c in cells]
     else:
         lines = [_split(cells, found), *_clause_lines(tested), *_untested(cells)]
-    return Judged(verdict, "; ".join(filter(None, lines)), head.part, head.cell)
+    return Judged(
+        verdict, "; ".join(filter(None, lines)), head.part, head.cell, head.name
+    )
 
 
 def _split(cells: list[Judged], found: list[str]) -> str:
@@ -259,7 +263,8 @@ def verdict_frame(rows: list[dict], set: str, ids=None, why=None) -> pd.DataFram
         if reason == "not measured":
             reason = (why or {}).get(spec["notebook"], reason)
         part, seeds = judged.part, {r["seed"] for r in rows if r["claim"] == id}
-        numbers = {k: getattr(part, k) for k in NUMBERS} | {"n": part.n or None}
+        numbers = {"part": judged.name} | {k: getattr(part, k) for k in NUMBERS}
+        numbers["n"] = part.n or None
         seed = ", ".join(sorted(str(s) for s in seeds if s != ""))
         head = {"id": id, "verdict": judged.verdict, "reason": reason}
         tail = {"seed": seed, "cell": judged.cell, "set": set}

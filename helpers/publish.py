@@ -73,7 +73,7 @@ def fill(text: str) -> str:
 def plain(text: str) -> str:
     """Text for a Markdown table cell, whatever a model wrote into it."""
     text = html.escape(str(text), quote=False).replace("|", "\\|")
-    return re.sub(r"([*_`\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([*_`])", r"\\\1", " ".join(text.split()))
 
 
 def verdict_rows(set: str) -> dict[str, dict]:
@@ -121,12 +121,13 @@ def verdicts() -> str:
 
 
 def number(row: dict) -> str:
-    """'0.71 [0.65, 0.77], n = 62' of a verdict row, or nothing."""
+    """'score 0.71 [0.65, 0.77], n = 62' of a verdict row, or nothing."""
     if not row.get("value"):
         return ""
     exact = row["low"] == row["high"]
     interval = "" if exact else f" [{row['low']}, {row['high']}]"
-    return f"{row['value']}{interval}, n = {row['n']}"
+    part = row["part"].replace("_", " ")
+    return plain(f"{part} {row['value']}{interval}, n = {row['n']}")
 
 
 def reasons() -> str:

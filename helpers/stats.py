@@ -3,6 +3,7 @@
     Estimate                          a value, its 95 % interval, n and the seed
     bootstrap, paired_difference      percentile intervals, by item or by group
     ratio, scaled                     a ratio of sums; a score between floor and ceiling
+    spearman                          rank correlation of two measurements
     entropy, kl, js (and *_bits)      over the last dimension, float64 on the CPU
     distinct_n, loops                 repetition in a sequence of ids
     rouge_l, token_agreement          likeness of two sequences of ids
@@ -87,6 +88,9 @@ def bootstrap(
     """
     reduce = _mean if statistic == "mean" else statistic
     column = _column(values, "values")
+    if groups is not None and reduce is _mean:
+        sums = _group_sums(np.stack([column, np.ones_like(column)]), groups)
+        return _resample(sums, _quotient, resamples, seed, None)
     return _resample(column[None], lambda c: reduce(c[0]), resamples, seed, groups)
 
 
@@ -107,7 +111,8 @@ def ratio(numerator, denominator, resamples=2000, seed=0, groups=None) -> Estima
     pair = np.stack(_pair(numerator, denominator, "numerator", "denominator"))
     if pair[1].sum() == 0:
         raise ValueError("denominator: sums to 0, so the ratio does not exist")
-    return _resample(pair, _quotient, resamples, seed, groups)
+    pair = pair if groups is None else _group_sums(pair, groups)
+    return _resample(pair, _quotient, resamples, seed, None)
 
 
 def _quotient(columns: np.ndarray) -> np.ndarray:
@@ -121,6 +126,43 @@ def scaled(score, floor, ceiling, resamples=2000, seed=0, groups=None) -> Estima
     score, floor = _pair(score, floor, "score", "floor")
     ceiling, _ = _pair(ceiling, floor, "ceiling", "floor")
     return ratio(score - floor, ceiling - floor, resamples, seed, groups)
+
+
+def spearman(a, b, resamples=2000, seed=0, groups=None) -> Estimate:
+    """Interval of the rank correlation of a and b (N,); ranks are those over all items.
+
+    ValueError where one of them is constant: it then has no rank correlation.
+    """
+    x, y = (_ranks(column) for column in _pair(a, b, "a", "b"))
+    if not x.any() or not y.any():
+        raise ValueError("a or b is constant: there is no rank correlation")
+    moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y])
+    if groups is not None:
+        moments = _group_sums(moments, groups)
+    return _resample(moments, _correlation, resamples, seed, None)
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks, centred on 0; equal values share the mean of theirs."""
+    _, where, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - counts / 2 - x.size / 2)[where]
+
+
+def _correlation(moments: np.ndarray) -> np.ndarray:
+    n, x, y, xx, yy, xy = moments.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = (xy - x * y / n) / np.sqrt((xx - x * x / n) * (yy - y * y / n))
+    return np.where(np.isfinite(out), out, np.nan)
+
+
+def _group_sums(columns: np.ndarray, groups) -> np.ndarray:
+    """Sums (C, G) of columns (C, N) over each of G groups: drawing whole groups is then
+    drawing these."""
+    _, label = np.unique(np.asarray(groups), return_inverse=True)
+    if label.shape != columns.shape[1:]:
+        size = columns.shape[1]
+        raise ValueError(f"groups: expected {size} labels, got {label.size}")
+    return np.stack([np.bincount(label, weights=column) for column in columns])
 
 
 def _pair(a, b, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:

@@ -142,5 +142,5 @@ def test_generated_blocks_are_filled_and_text_cannot_break_a_table():
     with pytest.raises(ValueError, match="README block 'nothing'"):
         publish.fill("<!-- generated: nothing -->\n<!-- end: nothing -->")
     assert publish.plain("a|b\n<script>*x*") == r"a\|b &lt;script&gt;\*x\*"
-    row = {"value": "0.71", "low": "0.65", "high": "0.77", "n": "62"}
-    assert publish.number(row) == "0.71 [0.65, 0.77], n = 62"
+    row = {"part": "a_score", "value": "0.71", "low": "0.65", "high": "0.77", "n": "62"}
+    assert publish.number(row) == "a score 0.71 [0.65, 0.77], n = 62"

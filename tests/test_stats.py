@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from helpers import stats
 
@@ -48,6 +49,30 @@ def test_ratio_and_scaled():
     assert (e.value, e.low, e.high) == (0.5, 0.5, 0.5)
     median = stats.bootstrap([1, 2, 9], lambda x: np.median(x, axis=-1))
     assert median.value == 2
+
+
+def test_spearman_is_scipys_and_knows_its_groups():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 5, 300)  # with ties
+    b = a + 2 * rng.normal(size=300)
+    e = stats.spearman(a, b)
+    assert e.value == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
+    assert e.low < e.value < e.high
+    copies = [np.repeat(x[:20], 15) for x in (a, b)]
+    grouped = stats.spearman(*copies, groups=np.repeat(range(20), 15))
+    alone = stats.spearman(*copies)
+    assert grouped.n == 20 and alone.n == 300
+    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
+    with pytest.raises(ValueError, match="constant"):
+        stats.spearman([1, 1, 1], [1, 2, 3])
+
+
+def test_whole_groups_are_drawn_whatever_their_sizes():
+    values, groups = [0.0] * 30 + [1.0] * 10, [0] * 30 + [1] * 10
+    e = stats.bootstrap(values, groups=groups)
+    assert (e.value, e.low, e.high, e.n) == (0.25, 0.0, 1.0, 2)
+    e = stats.ratio(values, [1.0] * 40, groups=groups)
+    assert (e.value, e.low, e.high, e.n) == (0.25, 0.0, 1.0, 2)
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, math.nan], [[1.0]], [math.inf]])
