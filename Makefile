@@ -50,7 +50,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
 
 models: $(READY)  ## train the mini models again from scratch, about an hour
-	@$(PY) -m models.train
+	@$(PY) -m models.train && $(PY) -m models.measure
 
 version-matrix: $(READY)  ## one script under six releases of transformers
 	@$(PY) versions/matrix.py
