@@ -4,7 +4,6 @@
     check_relabelling                shuffle the vocabulary: only names may change
     check_copied_row                 a new id whose input row copies another's
     check_swapped_row                two ids trade input rows and keep their names
-    search_prompts                   where to look for a counterexample
 
 Each returns a frame, one row a prompt, mismatches among them; equality is bit for bit,
 so that a NaN is a mismatch too. Models that look up more vectors by id in every layer
@@ -119,20 +118,6 @@ def check_swapped_row(
     frame["as_id"] = _compare(lm, prompts, still)["equal"]
     frame["follows_row"] = frame["as_row"] & ~frame["as_id"]
     return frame
-
-
-def search_prompts(
-    lm: LM, texts: list, n: int = 1000, seed: int = 0
-) -> list[list[int]]:
-    """Where to look for a counterexample: the texts' ids, each once, then random ids.
-
-    Random prompts hold 1 to 32 ids of the whole table, special and unused ones too.
-    """
-    rows = [list(row) for row in dict.fromkeys(map(tuple, token_ids(lm, texts)))][:n]
-    draw = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 33, (n - len(rows),), generator=draw).tolist()
-    size = lm.model.get_input_embeddings().weight.shape[0]
-    return rows + [torch.randint(size, (k,), generator=draw).tolist() for k in lengths]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import brittleness, disturbing
+from helpers import brittleness, claims, disturbing, radius
 from helpers.models import LM
 from helpers.prompts import Item
 
@@ -106,13 +106,13 @@ def test_following_needs_an_end_and_the_answer_before_it(tiny):
     assert follows(2) == (True, False)
 
 
-def frame(curves):
-    """A dose-response table: kind -> one 0/1 row an item, over doses 0, 1, 2, 4."""
+def frame(curves, doses=(0.0, 1.0, 2.0, 4.0)):
+    """A dose-response table: kind -> one 0/1 row an item, over four doses."""
     rows = [
         {"kind": kind, "item": i, "dose": d, "followed": bool(f)}
         for kind, items in curves.items()
         for i, item in enumerate(items)
-        for d, f in zip((0.0, 1.0, 2.0, 4.0), item)
+        for d, f in zip(doses, item)
     ]
     return pd.DataFrame(rows)
 
@@ -125,24 +125,39 @@ SLOPE = [[1, 1, 0, 0]] * 10 + [[1, 1, 1, 0]] * 10
 
 def test_a_radius_is_where_half_is_lost():
     table = frame({"markers": STEP, "instruction words": LATE, "other": NEVER})
-    assert brittleness.radius(table, "markers").value == 1.5
-    assert brittleness.radius(table, "instruction words").value == 3.0
-    assert brittleness.radius(table, "other").value == 4.0
-    assert brittleness.radius_ratio(table).value == 0.5
-    mixed = brittleness.radius(frame({"markers": SLOPE}), "markers")
+    assert radius.radius(table, "markers").value == 1.5
+    assert radius.radius(table, "instruction words").value == 3.0
+    assert radius.radius(table, "other").value == 4.0
+    assert radius.radius_ratio(table).value == 0.5
+    mixed = radius.radius(frame({"markers": SLOPE}), "markers")
     assert mixed.value == 2.0 and mixed.low < 2.0 < mixed.high
 
 
+def test_parts_of_the_claim_are_all_there():
+    doses = (0.0, 0.25, 2.0, 4.0)
+    table = frame({"markers": SLOPE, "instruction words": LATE}, doses)
+    names = dict(zip(doses, ("as it is", "in plain words", "deleted", "mixed 50%")))
+    edited = table.rename(columns={"dose": "edit"}).replace({"edit": names})
+    found = radius.parts(table, edited)
+    assert {n for n in claims.parts("I4") if n != "format"} <= found.keys()
+    assert found["format_paraphrased"].value == 1 and found["format@2"].value == 0.5
+    assert found["markers_mixed_50"].value == 0
+    never = frame({"markers": NEVER, "instruction words": LATE}, doses)
+    assert "step_share" not in radius.parts(never, edited)
+    nothing = radius.parts(frame({"markers": [[0] * 4] * 20}, doses), edited)
+    assert nothing.keys() == {f"format@{dose:g}" for dose in doses}
+
+
 def test_a_step_is_told_from_a_slope():
-    assert brittleness.step_share(frame({"markers": STEP})).value == 1.0
-    assert brittleness.step_share(frame({"markers": SLOPE})).value == 0.5
+    assert radius.step_share(frame({"markers": STEP})).value == 1.0
+    assert radius.step_share(frame({"markers": SLOPE})).value == 0.5
     with pytest.raises(ValueError, match="noise on markers does not lower the rate"):
-        brittleness.step_share(frame({"markers": NEVER}))
+        radius.step_share(frame({"markers": NEVER}))
 
 
 def test_a_rate_is_compared_with_the_clean_one_item_by_item():
     table = frame({"markers": SLOPE})
-    half = brittleness.share_of_clean(table, "dose", 0.0, 2.0)
+    half = radius.share_of_clean(table, "dose", 0.0, 2.0)
     assert half.value == 0.5 and half.low < 0.5 < half.high and half.n == 20
 
 
@@ -159,5 +174,5 @@ def test_the_whole_sweep_on_a_tiny_model(chat):
     text = {"in plain words", "spelled out"}
     assert set(edits[edits["kind"] == "markers"]["edit"]) == always | text
     assert set(edits[edits["kind"] != "markers"]["edit"]) == always
-    rates = brittleness.rates(edits, ["kind", "edit"], "p_end")
+    rates = radius.rates(edits, ["kind", "edit"], "p_end")
     assert rates["n"].eq(4).all() and rates["value"].between(0, 1).all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers import check_id_embedding_equivalence, identity
+from helpers import audit, check_id_embedding_equivalence, identity
 from helpers.planted import VOCAB, looks_at_ids, random_model
 
 MARKER, OTHER = 7, 9
@@ -117,9 +117,33 @@ def test_prompts_without_the_token_are_no_test(lm):
 
 
 def test_the_search_covers_special_ids_and_texts(lm):
-    rows = identity.search_prompts(lm, [[4, 5], [4, 5], [6]], n=300)
+    rows = audit.search_prompts(lm, [[4, 5], [4, 5], [6]], n=300)
     assert rows[:2] == [[4, 5], [6]] and len(rows) == 300
     assert {i for row in rows for i in row} == set(range(VOCAB))
+
+
+def test_an_audit_finds_nothing_in_a_real_architecture(lm):
+    row = audit.audit(lm, audit.search_prompts(lm, prompts(), n=120))
+    assert row["prompts"] == 120 and row["edited"] >= 40
+    assert row["counterexamples"] == row["copy_mismatches"] == 0
+    assert row["relabel_deviation"] < 1e-5 and row["relabel_mismatches"] == 0
+    assert row["follows_row"].value == 1
+    assert audit.parts(row)["counterexamples"] == (0, 120)
+
+
+def test_an_audit_tells_a_planted_model(planted):
+    row = audit.audit(planted, audit.search_prompts(planted, prompts(), n=120))
+    assert row["counterexamples"] >= 40 and row["copy_mismatches"] == row["edited"]
+    assert row["relabel_deviation"] > 5e-5 and row["follows_row"].value < 0.5
+
+
+def test_a_reader_sees_the_answer_follow_the_row(tiny):
+    table = audit.swapped_answers(tiny, [1, 13, 14, 15], max_new_tokens=6)
+    by_row = table.set_index(["id fed", "input row"])["says"]
+    start, other = table["id fed"][:2]
+    assert table["id fed"].tolist() == [start, other, start, other]
+    assert by_row[start, start] == by_row[other, start] != by_row[start, other]
+    assert by_row[other, other] == by_row[start, other]
 
 
 def test_bad_prompts_get_one_clear_line(lm):
