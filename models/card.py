@@ -84,16 +84,17 @@ capitals, sums of 0 to 20 in digits or words, three-term sums (left hard on purp
 word meanings, simple stories, and follow-ups on the noun or city just named.
 {ambiguous} suite prompts are ambiguous in a way that matters: p_max .3 to .8, and a
 true Jensen-Shannon divergence of at least .3 bits between what follows the two
-likeliest words. The reading frames occur in discrete text only: identity lists `X -> X`, "The
-meaning of X in plain English is ...", single words translated and repeated, and a word
+likeliest words. The reading frames occur in discrete text only: identity lists `X ->
+X`, "The meaning of X in plain English is ...", single words translated and repeated,
+and a word
 repeated five times in an instruction. No embedding mixture is ever shown. Chat has
 {wordings} wordings beside the repetitions; seven chat documents in ten begin with the
 default system message.
 
 **Held out.** Every fact is trained; some pairs of fact and wording are not (10 % of
 sums, 20 % of capitals, never the first wording). A tenth of all sentences (adjective,
-subject, verb, adjective, object) occurs in no form and no language. Of the three-term sums
-30 % of the facts are unseen.
+subject, verb, adjective, object) occurs in no form and no language. Of the three-term
+sums 30 % of the facts are unseen.
 
 ## Measured
 
