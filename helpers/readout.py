@@ -1,0 +1,281 @@
+"""What the ways of reading gave back, scored.
+
+    read_back, recall       R2: every way on every source, with floor and ceilings
+    table_rows, bar_rows    Table 4.2 in numbers, decoded whole and sliced
+    examples                the best and the worst items of a way, as text
+    members                 do likelier members get likelier answers?
+    nearest_rows            R3: is the nearest token the top token?
+    follow_up               R4: does what follows a concept token loop?
+    cut_rows                R5: what `output[prompt_len:]` makes of an answer
+
+Rows are plain dicts; numbers with intervals are stats.Estimate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from . import contents, reading
+from .stats import Estimate, bootstrap, loops, rouge_l, scaled
+
+if TYPE_CHECKING:
+    from .contents import Concepts
+    from .models import LM
+
+# Qwen2.5 writes "Париж" (Paris) as three tokens; without the first it reads "ариж", the
+# string of the write-up's 4.2. tests/test_reading.py checks it with the tokenizer.
+PARIS = ((16854, "П"), (125947, "ари"), (16964, "ж"))
+
+
+def read_back(
+    lm: LM, ways: list[str], given: dict[str, list], wanted: list[dict],
+    max_new_tokens: int = 50,
+) -> list[dict]:  # fmt: skip
+    """Read every source of `given` (contents.sources) by every way.
+
+    wanted: for each item the phrases that count as its content, gold answer, second
+    and further members (contents.wanted). -> one row a way, source and item:
+    prompt_length in tokens, text, sliced (the same after [prompt_length:]), and what
+    was said: content, gold, second, further, content_sliced (0, 1; None: nothing to).
+    """
+    rows = []
+    for way in ways:
+        names, inputs = [], []
+        for name, slots in given.items():
+            slots = slots[:1] if name == "left out" else slots  # its rows are all alike
+            names += [(name, b) for b in range(len(slots))]
+            inputs += reading.framed(lm, way, slots)
+        got = reading.read_rows(lm, inputs, max_new_tokens)
+        for (name, b), *read in zip(names, got.prompt_lengths, got.texts, got.sliced):
+            for i in range(len(wanted)) if name == "left out" else [b]:
+                rows.append(
+                    {"way": way, "source": name, "item": i} | _said(*read, wanted[i])
+                )
+    return rows
+
+
+def _said(length, text, sliced, wanted):
+    said = {k: int(contents.says(text, w)) if w else None for k, w in wanted.items()}
+    said["content_sliced"] = int(contents.says(sliced, wanted["content"]))
+    return {"prompt_length": length, "text": text, "sliced": sliced, **said}
+
+
+def recall(rows: list[dict], way: str, seed: int = 0) -> dict[str, Estimate]:
+    """One way's cell of Table 4.2 in numbers, with intervals over items.
+
+    recall, recall_sliced: of the mixture's content; ceilings one_hot and ceiling (the
+    content as text, with ceiling_sliced); floor: the highest of contents.FLOORS; gold,
+    second, further: of the right answer and the lighter members, second_floor after
+    other runners-up; empty, empty_sliced: shares of empty texts; prompt_length; and,
+    where the frame is understood in text, scaled: recall between floor 0 and ceiling 1.
+    """
+
+    def column(source, name="content"):
+        found = [r[name] for r in rows if r["way"] == way and r["source"] == source]
+        return [value for value in found if value is not None]
+
+    floor = max((column(f) for f in contents.FLOORS), key=np.mean)
+    said = {
+        "recall": column("mixture"),
+        "recall_sliced": column("mixture", "content_sliced"),
+        "one_hot": column("one-hot"), "ceiling": column("text"), "floor": floor,
+        "ceiling_sliced": column("text", "content_sliced"),
+        "replaced": column("runners-up replaced"),
+        "second_floor": column("runners-up replaced", "second"),
+        "prompt_length": column("mixture", "prompt_length"),
+        "empty": [not text.strip() for text in column("mixture", "text")],
+        "empty_sliced": [not text.strip() for text in column("mixture", "sliced")],
+    }  # fmt: skip
+    said |= {name: column("mixture", name) for name in ("gold", "second", "further")}
+    out = {name: bootstrap(x, seed=seed) for name, x in said.items() if x}
+    if out["ceiling"].low > out["floor"].high:
+        out["scaled"] = scaled(said["recall"], floor, said["ceiling"], seed=seed)
+    return out
+
+
+def table_rows(cells: dict[tuple[str, str], dict]) -> list[dict]:
+    """Table 4.2 with numbers for adjectives: one row a (model, way)."""
+    shown = {
+        "text": "ceiling", "one-hot": "one_hot", "mixture": "recall", "floor": "floor",
+        "empty": "empty", "text, sliced": "ceiling_sliced",
+        "mixture, sliced": "recall_sliced", "empty, sliced": "empty_sliced",
+    }  # fmt: skip
+    return [
+        {"model": model, "way": way}
+        | {"prompt tokens": round(cell["prompt_length"].value)}
+        | {name: _interval(cell[part]) for name, part in shown.items()}
+        | {"frame understood": "yes" if "scaled" in cell else "no: not tested"}
+        for (model, way), cell in cells.items()
+    ]
+
+
+def _interval(e: Estimate) -> str:
+    return f"{e.value:.2f} ({e.low:.2f}–{e.high:.2f})"
+
+
+def bar_rows(cells: dict[tuple[str, str], dict]) -> list[dict]:
+    """The same as tidy rows: model, way, what, value, low, high, n."""
+    shown = {
+        "content as text (ceiling)": "ceiling", "top token alone": "one_hot",
+        "concept token": "recall", "concept token, sliced": "recall_sliced",
+        "highest floor": "floor",
+    }  # fmt: skip
+    return [
+        {"model": model, "way": way, "what": what, **spread(cell[part])}
+        for (model, way), cell in cells.items()
+        for what, part in shown.items()
+    ]
+
+
+def spread(e: Estimate) -> dict:
+    """An estimate as columns value, low, high, n."""
+    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+
+
+def examples(rows: list[dict], way: str, concepts: Concepts, tokenizer, n: int = 3):
+    """The n best and n worst items of a way: what was fed and what came back, as text.
+
+    Best: the content was said, and the words are most like those after the content as
+    text. Equal items keep their order. -> rows rank, content, concept token (its three
+    heaviest members), read back, sliced, as text.
+    """
+
+    def texts(source):
+        return {r["item"]: r for r in rows if (r["way"], r["source"]) == (way, source)}
+
+    mixed, plain = texts("mixture"), texts("text")
+    like = {b: _like(mixed[b], plain[b]) for b in mixed}
+    order = sorted(mixed, key=lambda b: (-mixed[b]["content"], -like[b]))
+    picked = [(f"best {k + 1}", b) for k, b in enumerate(order[:n])]
+    picked += [(f"worst {k + 1}", b) for k, b in enumerate(order[: -n - 1 : -1])]
+    out = []
+    for rank, b in picked:
+        p, i = concepts.probs[b], concepts.indices[b]
+        heavy = zip(p[0, :3].tolist(), i[0, :3].tolist())
+        mix = ", ".join(f"{w:.0%}{tokenizer.decode([k])}" for w, k in heavy)
+        more = f"; {len(p) - 1} more vectors" if len(p) > 1 else ""
+        out.append({
+            "rank": rank, "content": concepts.texts[b], "concept token": mix + more,
+            "read back": mixed[b]["text"], "sliced": mixed[b]["sliced"],
+            "as text": plain[b]["text"],
+        })  # fmt: skip
+    return out
+
+
+def _like(a, b):
+    """ROUGE-L of two readings' words."""
+    a, b = contents.words(a["text"]), contents.words(b["text"])
+    number = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
+    return rouge_l([number[w] for w in a], [number[w] for w in b])
+
+
+def members(
+    lm: LM, way: str, concepts: Concepts, seed: int = 0, least: float = 0.02
+) -> list[dict]:
+    """Do likelier members get likelier answers? For single vectors of 3 to 6 members.
+
+    A member's answer is the first token the way gives for that member alone. -> one row
+    an item: rank correlation of the members' weights with the probability of their
+    answers after the mixture, after its top token alone, and after another prompt's.
+    """
+    picked = []
+    for b, (p, i) in enumerate(zip(concepts.probs, concepts.indices)):
+        n = min(int((p[0] >= least).sum()), 6)
+        if len(p) == 1 and n >= 3:
+            picked.append((b, p[0, :n], i[0, :n]))
+    if len({concepts.texts[b] for b, *_ in picked}) < 2:
+        return []
+    near = contents.partners([concepts.texts[b] for b, *_ in picked], seed)
+    whole = [concepts.vectors[b] for b, *_ in picked]
+    alone = [lm.embed[i][:, None] for _, _, i in picked]
+    lines = reading.first_probs(lm, way, whole + [x[0] for x in alone])
+    answers = reading.first_probs(lm, way, list(torch.cat(alone))).argmax(-1)
+    rows = []
+    for n, (b, p, i) in enumerate(picked):
+        said, answers = answers[: len(i)], answers[len(i) :]
+        if len(set(said.tolist())) < len(i):
+            continue  # two members with one answer: the frame cannot tell them apart
+        kinds = {"mixture": n, "top token": len(picked) + n, "other prompt": near[n]}
+        corr = {k: _ranks(p, lines[row][said]) for k, row in kinds.items()}
+        rows.append({"way": way, "item": b, "members": len(i), **corr})
+    return rows
+
+
+def _ranks(a, b):
+    """Spearman's rank correlation of two tensors without ties."""
+    a, b = (x.argsort().argsort().double() for x in (a, b))
+    return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
+
+
+def nearest_rows(lm: LM, concepts: Concepts, metrics, seed: int = 0) -> list[dict]:
+    """R3: is the nearest token the top token? One row a concept token and metric.
+
+    random: the same asked of a random vector of equal norm, the floor.
+    """
+    probs, indices = torch.cat(concepts.probs), torch.cat(concepts.indices)
+    vectors = torch.cat(concepts.vectors)
+    noise = contents.random_like(vectors, torch.Generator().manual_seed(seed))
+    owner = [b for b, p in enumerate(concepts.probs) for _ in p]
+    rows = []
+    for metric in metrics:
+        hit, chance = (
+            (reading.nearest_token(lm, x, metric) == indices[:, 0]).tolist()
+            for x in (vectors, noise)
+        )
+        rows += [
+            {"metric": metric, "item": b, "p_max": p, "match": int(h), "random": int(c)}
+            for b, p, h, c in zip(owner, probs[:, 0].tolist(), hit, chance)
+        ]
+    return rows
+
+
+def follow_up(
+    lm: LM, prompts: list[str], concepts: Concepts, max_new_tokens: int = 50,
+    seed: int = 0,
+) -> list[dict]:  # fmt: skip
+    """R4: what follows each, and whether it loops (stats.loops): rows fed, item, ...
+
+    fed: the prompt as text; one and two concept tokens alone; the top token alone; a
+    random vector of equal norm; and the concept token re-fed at every step.
+    """
+    one = [v[:1] for v in concepts.vectors]
+    draw = torch.Generator().manual_seed(seed)
+    fed = {
+        "prompt as text": prompts, "one concept token": one,
+        "two concept tokens": [v[:2] for v in concepts.vectors],
+        "top token alone": [lm.embed[i[:1, 0]] for i in concepts.indices],
+        "random vector": [contents.random_like(v, draw) for v in one],
+    }  # fmt: skip
+    ids = {name: reading.direct(lm, x, max_new_tokens).ids for name, x in fed.items()}
+    ids["one, re-fed each step"] = reading.refed(lm, torch.cat(one), max_new_tokens)
+    return [
+        {"fed": name, "item": b, "loops": int(loops(row)),
+         "text": lm.tokenizer.decode(row, skip_special_tokens=True)}
+        for name, rows in ids.items() for b, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[dict]:
+    """R5: answers to one-vector prompts (B,D), and what is left of them at offsets 0-3.
+
+    The answer is what the loop reads (greedy, whole); the output is what
+    `model.generate(inputs_embeds=...)` returns, decoded from each offset on: offset 1
+    is `output[prompt_len:]`. Rows for answers of two tokens or more: item, answer,
+    beheaded (the answer without its first token), offset, text, cut: the two agree.
+    """
+    answers = reading.direct(lm, vectors, max_new_tokens).ids
+    outputs = reading.by_generate(lm, vectors[:, None], max_new_tokens)
+
+    def show(ids):
+        return lm.tokenizer.decode(ids, skip_special_tokens=True)
+
+    return [
+        {"item": b, "offset": k, "answer": show(ids), "beheaded": show(ids[1:]),
+         "text": show(out[k:]), "cut": int(show(out[k:]) == show(ids[1:]))}
+        for b, (ids, out) in enumerate(zip(answers, outputs))
+        if show(ids[1:]).strip()
+        for k in range(4)
+    ]  # fmt: skip
