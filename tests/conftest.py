@@ -1,8 +1,4 @@
-"""Models for the tests: tiny ones with random weights, and the embedded ones.
-
-The tiny models are the real classes, built from a configuration; their weights are
-scaled up so that greedy chains wander instead of repeating one token.
-"""
+"""Fixtures: tiny models with random weights, and the embedded ones."""
 
 import os
 
@@ -10,70 +6,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from tiny import MINI, STORIES, TINY, named
 
-from helpers.files import ROOT
 from helpers.models import LM, load
 
 torch.set_num_threads(1)
-
-WORDS = [f"w{i}" for i in range(96)]
-SPECIAL = ["<pad>", "<s>", "</s>"]  # ids 0, 1, 2; words are 3 to 98, "<unk>" is 99
-TINY = ("gpt2", "qwen2", "llama")
-MINI = ("mini-gpt2", "mini-qwen2")
-STORIES = ROOT.parent / "shared" / "models" / "stories260k"
-
-
-def tiny_config(family: str, **changes):
-    """A configuration of 2 layers, width 32, 100 tokens, 64 positions."""
-    import transformers as hf
-
-    ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "vocab_size": 100}
-    if family == "gpt2":
-        shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-        return hf.GPT2Config(**{**ends, **shape, **changes})
-    shape = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 64,
-        "max_position_embeddings": 64, "tie_word_embeddings": True,
-    }  # fmt: skip
-    classes = {
-        "qwen2": hf.Qwen2Config, "llama": hf.LlamaConfig, "mistral": hf.MistralConfig,
-        "gemma3": hf.Gemma3TextConfig, "neox": hf.GPTNeoXConfig, "opt": hf.OPTConfig,
-        "bloom": hf.BloomConfig,
-    }  # fmt: skip
-    return classes[family](**{**ends, **shape, **changes})
-
-
-def tiny_model(family: str, seed: int = 0, **changes):
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes)).eval()
-    for parameter in model.requires_grad_(False).parameters():
-        if parameter.ndim > 1:
-            parameter.mul_(4)
-    return model
-
-
-def tiny_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = [*SPECIAL, *WORDS, "<unk>"]
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", eos_token="</s>", bos_token="<s>"
-    )
-
-
-def named(name: str) -> LM:
-    """A tiny model by family, or an embedded one by name."""
-    if name in MINI:
-        if not (ROOT / "models" / name / "SHA256").exists():
-            pytest.skip(f"models/{name} has not been trained yet: make models")
-        return load(name, device="cpu")
-    return LM(tiny_model(name), tiny_tokenizer(), f"tiny-{name}")
 
 
 @pytest.fixture(scope="session", params=[*TINY, *MINI])
