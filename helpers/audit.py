@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -48,14 +49,15 @@ def audit(lm: LM, prompts: list[list[int]], seed: int = 0) -> dict:
     changes. follows_row: share of prompts that follow a swapped row. The token copied
     and swapped is the special one found in most prompts, else the commonest.
     """
-    token = _marker(lm, prompts)
+    token = marker(lm, prompts)
     held = [row for row in prompts if token in row][:FEW]
     found = identity.check_id_embedding_equivalence(lm, prompts)
     renamed = identity.check_relabelling(lm, prompts[:FEW], seed)
     copied = identity.check_copied_row(lm, held, token)
     swapped = identity.check_swapped_row(lm, held, _ordinary(lm, prompts), token)
+    name = lm.name.rstrip("/").split("/")[-1]
     return {
-        "model": lm.name, "prompts": len(found), "edited": len(held),
+        "model": name, "prompts": len(found), "edited": len(held),
         "counterexamples": int((~found["equal"]).sum()),
         "relabel_deviation": float(renamed["max_difference"].max(skipna=False)),
         "relabel_mismatches": int((~renamed["argmax_equal"]).sum()),
@@ -76,47 +78,54 @@ def parts(row: dict) -> dict[str, tuple]:
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:
-    """Audits as a table."""
+    """Audits as a table, with headings for a reader."""
+    heads = {
+        "model": "model", "prompts": "prompts", "counterexamples": "ids \u2260 vectors",
+        "relabel_deviation": "renamed: \u0394 logit",
+        "relabel_mismatches": "renamed: \u2260 argmax", "edited": "prompts with marker",
+        "copy_mismatches": "copied row \u2260", "follows_row": "follows swapped row",
+    }  # fmt: skip
     values = [row | {"follows_row": row["follows_row"].value} for row in rows]
-    return pd.DataFrame(values)
+    table = pd.DataFrame(values)
+    table["relabel_deviation"] = table["relabel_deviation"].map("{:.1g}".format)
+    return table[list(heads)].rename(columns=heads).round(3)
 
 
 def swapped_answers(lm: LM, ids: list[int], max_new_tokens: int = 24) -> pd.DataFrame:
-    """What the model says to a prompt that holds its marker's id, or another id there,
-    before and after the two ids trade input rows: id, row (whose it is), text."""
-    token = _marker(lm, [ids])
-    other = _ordinary(lm, [ids])
+    """What the model says before and after its two commonest markers trade input rows.
+
+    Start and end in Qwen's template; an ordinary token where there is one marker only.
+    Columns: prompt (as it is, or with the two ids exchanged), input rows, says.
+    """
+    token = marker(lm, [ids])
+    others = [i for i in ids if i != token]
+    kept = [i for i in others if i in special(lm)]
+    other = marker(lm, [kept]) if kept else _ordinary(lm, [ids])
     table = lm.model.get_input_embeddings()
     traded = torch.arange(table.weight.shape[0], device=lm.device)
     traded[[token, other]] = traded[[other, token]]
-    names = {i: lm.tokenizer.decode([i]) for i in (token, other)}
+    given = {"as it is": ids, "ids exchanged": traded[torch.tensor(ids)].tolist()}
     rows = []
-    for swap in (False, True):
-        for fed in (token, other):
-            given = [fed if i == token else i for i in ids]
-            with identity.replaced([(table, "weight", table.weight[traded])] * swap):
-                new = _say(lm, given, max_new_tokens)
-            row = {token: other, other: token}[fed] if swap else fed
-            rows.append((names[fed], names[row], lm.tokenizer.decode(new)))
-    return pd.DataFrame(rows, columns=["id fed", "input row", "says"])
+    for tables in ("their own", "traded"):
+        swap = [(table, "weight", table.weight[traded])] if tables == "traded" else []
+        for prompt, row in given.items():
+            with identity.replaced(swap):
+                new = generated(lm, [row], "ids", max_new_tokens)[0][len(row) :]
+            rows.append((prompt, tables, lm.tokenizer.decode(new)))
+    return pd.DataFrame(rows, columns=["prompt", "input rows", "says"])
 
 
-def _say(lm, ids, max_new_tokens) -> list[int]:
-    return generated(lm, [ids], "ids", max_new_tokens)[0][len(ids) :]
-
-
-def _marker(lm, prompts) -> int:
-    """The special token found in most prompts; without one, the commonest token."""
+def marker(lm: LM, prompts: list[list[int]]) -> int:
+    """The special token found in most prompts, if in a tenth of them; else the
+    commonest token of all."""
+    counts = Counter(i for row in prompts for i in sorted(set(row)))
     known = special(lm) if lm.tokenizer is not None else set()
-    counts: dict[int, int] = {}
-    for row in prompts:
-        for i in set(row):
-            counts[i] = counts.get(i, 0) + 1
-    kept = {i: n for i, n in counts.items() if i in known} or counts
+    kept = {i: n for i, n in counts.items() if i in known and 10 * n >= len(prompts)}
+    kept = kept or counts
     return max(sorted(kept), key=kept.get)
 
 
 def _ordinary(lm, prompts) -> int:
-    """An ordinary token, of the middle of the vocabulary, that is not the marker."""
-    avoid = {_marker(lm, prompts), *(special(lm) if lm.tokenizer is not None else ())}
+    """An ordinary token from the middle of the vocabulary, not the marker."""
+    avoid = {marker(lm, prompts), *(special(lm) if lm.tokenizer is not None else ())}
     return next(i for i in range(lm.used // 2, lm.used) if i not in avoid)

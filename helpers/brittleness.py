@@ -17,8 +17,9 @@ import pandas as pd
 
 from . import disturbing as d
 from . import stats
-from .decode import continue_from
+from .decode import generate_concepts
 from .forward import next_logits
+from .mixture import MixtureConfig
 
 if TYPE_CHECKING:
     from .models import LM
@@ -37,8 +38,12 @@ def dose_response(
     distribution to the disturbed one, nats), p_end (that it is an end token).
     """
     respond, frames = _responder(lm, parts), []
+    clean = respond([d.as_is(lm, p) for p in parts])
     for kind in kinds:
         for dose in doses:
+            if dose == 0:
+                frames.append(clean.assign(kind=kind, dose=dose))
+                continue
             rows = [d.noised(lm, p, kind, dose, [seed, i]) for i, p in enumerate(parts)]
             frames.append(respond(rows).assign(kind=kind, dose=dose))
     return pd.concat(frames, ignore_index=True)
@@ -52,12 +57,13 @@ def edits(
     Markers alone are also written in plain words and spelled out as characters.
     """
     respond, frames = _responder(lm, parts), []
+    clean = respond([d.as_is(lm, p) for p in parts])
 
     def run(kind, edit, rows):
         frames.append(respond(rows).assign(kind=kind, edit=edit))
 
     for kind in kinds:
-        run(kind, "as it is", [d.as_is(lm, p) for p in parts])
+        frames.append(clean.assign(kind=kind, edit="as it is"))
         for share in mixes:
             rows = [d.mixed(lm, p, kind, share, [seed, i]) for i, p in enumerate(parts)]
             run(kind, f"mixed {share:.0%}", rows)
@@ -73,11 +79,13 @@ def _responder(lm, parts):
     """A function: embeddings of every prompt -> what comes back, one row an item."""
     clean = next_logits(lm, [d.as_is(lm, p) for p in parts], batch_size=BATCH)
     clean = clean.softmax(-1)
+    greedy = MixtureConfig(top_k=1, mode="discrete", norm="none")
 
     def respond(rows) -> pd.DataFrame:
-        new = continue_from(
-            lm, rows, max_new_tokens=NEW, return_ids=True, batch_size=BATCH
-        )
+        new = generate_concepts(
+            lm, steps=NEW, config=greedy, inputs_embeds=rows, batch_size=BATCH,
+            progress=False,
+        ).tokens  # fmt: skip
         probs = next_logits(lm, rows, batch_size=BATCH).softmax(-1)
         pairs = [follows(lm, ids, p.gold) for ids, p in zip(new, parts)]
         frame = pd.DataFrame(pairs, columns=["ended", "followed"])

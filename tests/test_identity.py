@@ -138,12 +138,16 @@ def test_an_audit_tells_a_planted_model(planted):
 
 
 def test_a_reader_sees_the_answer_follow_the_row(tiny):
-    table = audit.swapped_answers(tiny, [1, 13, 14, 15], max_new_tokens=6)
-    by_row = table.set_index(["id fed", "input row"])["says"]
-    start, other = table["id fed"][:2]
-    assert table["id fed"].tolist() == [start, other, start, other]
-    assert by_row[start, start] == by_row[other, start] != by_row[start, other]
-    assert by_row[other, other] == by_row[start, other]
+    table = audit.swapped_answers(tiny, [1, 13, 2, 14, 15, 1], max_new_tokens=6)
+    says = table.set_index(["prompt", "input rows"])["says"]
+    assert says["as it is", "their own"] == says["ids exchanged", "traded"]
+    assert says["as it is", "traded"] == says["ids exchanged", "their own"]
+    assert says["as it is", "their own"] != says["as it is", "traded"]
+
+
+def test_the_marker_is_a_special_token_that_prompts_really_hold(tiny):
+    chat, plain = [[1, 5, 6], [1, 6, 7]], [[5, 6], [5, 7]] * 20
+    assert audit.marker(tiny, chat) == 1 and audit.marker(tiny, plain + chat) == 5
 
 
 def test_bad_prompts_get_one_clear_line(lm):
