@@ -1,6 +1,6 @@
 """Charts: a tidy frame and the names of its columns -> a matplotlib Figure.
 
-    lines, scatter, bars, heatmap, mixture_bars, table
+    lines, scatter, bars, dots, heatmap, mixture_bars, table
 
 House style: the Okabe-Ito colours, which colour-blind readers can tell apart, with a
 marker, line style or hatch beside each colour; type that is readable at half size.
@@ -152,7 +152,7 @@ def scatter(
 
 def _ticks(values) -> dict:
     labels = [readable(v) for v in values]
-    long = max(map(len, labels)) * len(labels) > 60
+    long = max(map(len, labels)) * len(labels) > 50
     return {"labels": labels} | ({"rotation": 30, "ha": "right"} if long else {})
 
 
@@ -179,6 +179,32 @@ def bars(
         axes.set_xticks(list(places.values()), **_ticks(places))
         axes.grid(False, axis="x")
         _finish(axes, xlabel, ylabel or y, reference)
+    return figure
+
+
+@styled
+def dots(
+    frame, x, y, by=None, low=None, high=None, title="", xlabel="", reference=None
+):
+    """Points of x in rows y, top to bottom, with intervals; upright reference lines."""
+    places = {value: i for i, value in enumerate(dict.fromkeys(frame[y]))}
+    figure, [(axes, frame)] = _figure(frame, None, title, height=0.62 * len(places) + 2)
+    series = _series(frame, by)
+    for i, label, rows in series:
+        at = [places[v] + 0.34 * (i - (len(series) - 1) / 2) for v in rows[y]]
+        label = None if label is None else readable(label)
+        axes.plot(rows[x], at, MARKERS[i], color=COLOURS[i], markersize=9, label=label)
+        if low and high:
+            axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)
+    for (label, value), dash in zip((reference or {}).items(), DASHES):
+        axes.axvline(value, color="#555555", linestyle=dash, linewidth=1.6)
+        axes.annotate(readable(label), (value, 1), xycoords=("data", "axes fraction"),
+                      ha="center", va="bottom", fontsize=12)  # fmt: skip
+    axes.set_title(title, pad=24)
+    axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    _finish(axes, xlabel or x, "", None)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Figures: draw from a frame, save picture, data and provenance. Never compute.
 
-    lines, scatter, bars, heatmap, mixture_bars, table    drawn in charts.py
+    lines, scatter, bars, dots, heatmap, mixture_bars, table    drawn in charts.py
     save         NN_name.png, .svg, .csv (4 significant digits), .alt.json
     provenance   NN_provenance.json: versions, device, parameters, hashes of inputs
 
@@ -13,10 +13,19 @@ import json
 import matplotlib
 
 from helpers import files, inputs
-from helpers.charts import STYLE, bars, heatmap, lines, mixture_bars, scatter, table
+from helpers.charts import (
+    STYLE,
+    bars,
+    dots,
+    heatmap,
+    lines,
+    mixture_bars,
+    scatter,
+    table,
+)  # fmt: skip
 
 __all__ = ["bars", "heatmap", "lines", "mixture_bars", "provenance", "save", "scatter"]
-__all__ += ["table"]
+__all__ += ["dots", "table"]
 
 
 def save(figure, frame, name, alt, set, claims="", figures_dir=""):

@@ -2,7 +2,7 @@
 
     in_loop, loop_scores   R1: the next token's distribution against the mixture of what
                            each member would have led to, between floor and ceiling
-    write_score            R6: the writing side, on the same kind of scale
+    truths, write_score    R6: the writing side, on the same kind of scale
     minus                  the difference of two estimates
 
 Rows are plain dicts; numbers with intervals are stats.Estimate.
@@ -30,6 +30,11 @@ BINS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # p_max, the mixture's largest weight
 SEPARATE = 0.05  # bits: below it, top token and mixture predict the same
 LEAST = 1e-3  # lighter members are left out of q; `dropped` says how much that is
 LINES = ("mixture", "top", "runners_up", "random", "left_out", "other")
+SHOWN = {  # how a figure names them
+    "score": "concept token", "score_top": "top token alone",
+    "score_runners_up": "runners-up replaced", "score_random": "random vector",
+    "score_left_out": "left out",
+}  # fmt: skip
 
 
 def in_loop(
@@ -163,12 +168,29 @@ def _flip(e: Estimate) -> Estimate:
     return Estimate(1 - e.value, 1 - e.high, 1 - e.low, e.n, e.seed)
 
 
+def truths(lm: LM, prompts: list[str], exact=None) -> Tensor:
+    """True next-token distributions (B,V) on the CPU, of prompts.
+
+    exact: (tokenizer, prompt) -> probabilities of the first ids, for models trained on
+    a known corpus (models.corpus.true_next). Without it the model's own raw
+    distribution stands in: the write score then says what sharpening and top-k change.
+    """
+    if exact is None:
+        embeds, mask = prompt_embeds(lm, prompts)
+        return next_logits(lm, embeds, mask, batch_size=256).softmax(-1).cpu()
+    out = torch.zeros(len(prompts), lm.embed.shape[0])
+    for row, prompt in zip(out, prompts):
+        p = exact(lm.tokenizer, prompt)
+        row[: len(p)] = p
+    return out
+
+
 def write_score(weights, truth: Tensor, seed: int = 0) -> Estimate:
     """1 - JS(weights, truth) / JS(another prompt's weights, truth): 0 floor, 1 ceiling.
 
     weights: (probs (B,K), indices (B,K)) of each prompt's first concept; truth (B,V).
     """
-    probs, indices = weights
+    probs, indices = (x.cpu() for x in weights)
     dense = truth.new_zeros(truth.shape).scatter(-1, indices, probs.to(truth.dtype))
     other = dense[contents.partners(indices[:, 0].tolist(), seed)]
     floor = js_bits(other, truth).numpy()

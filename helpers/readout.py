@@ -1,6 +1,7 @@
 """What the ways of reading gave back, scored.
 
     read_back, recall       R2: every way on every source, with floor and ceilings
+    in_frames               R6: the same over all ways, on one scale
     table_rows, bar_rows    Table 4.2 in numbers, decoded whole and sliced
     examples                the best and the worst items of a way, as text
     members                 do likelier members get likelier answers?
@@ -96,23 +97,41 @@ def recall(rows: list[dict], way: str, seed: int = 0) -> dict[str, Estimate]:
     return out
 
 
+def in_frames(rows: list[dict], seed: int = 0) -> Estimate | None:
+    """Recall over the ways whose frame is understood: floor 0, ceiling 1; by item."""
+    ways = dict.fromkeys(r["way"] for r in rows)
+    ways = [way for way in ways if "scaled" in recall(rows, way, seed)]
+    if not ways:
+        return None
+
+    def mean(source, way):
+        part = [r for r in rows if r["way"] == way and r["source"] == source]
+        return np.array([r["content"] for r in sorted(part, key=lambda r: r["item"])])
+
+    floors = [max((mean(f, w) for f in contents.FLOORS), key=np.mean) for w in ways]
+    mixed, text = (sum(mean(s, w) for w in ways) for s in ("mixture", "text"))
+    return scaled(mixed, sum(floors), text, seed=seed)
+
+
 def table_rows(cells: dict[tuple[str, str], dict]) -> list[dict]:
     """Table 4.2 with numbers for adjectives: one row a (model, way)."""
-    shown = {
-        "text": "ceiling", "one-hot": "one_hot", "mixture": "recall", "floor": "floor",
-        "empty": "empty", "text, sliced": "ceiling_sliced",
-        "mixture, sliced": "recall_sliced", "empty, sliced": "empty_sliced",
-    }  # fmt: skip
     return [
-        {"model": model, "way": way}
-        | {"prompt tokens": round(cell["prompt_length"].value)}
-        | {name: _interval(cell[part]) for name, part in shown.items()}
-        | {"frame understood": "yes" if "scaled" in cell else "no: not tested"}
+        {
+            "model": model, "way": way, "tokens": round(cell["prompt_length"].value),
+            "text": interval(cell["ceiling"]),
+            "concept token": interval(cell["recall"]),
+            "floor": round(cell["floor"].value, 2),
+            "empty": round(cell["empty"].value, 2),
+            "sliced": interval(cell["recall_sliced"]),
+            "sliced, empty": round(cell["empty_sliced"].value, 2),
+            "understood": "yes" if "scaled" in cell else "no",
+        }
         for (model, way), cell in cells.items()
-    ]
+    ]  # fmt: skip
 
 
-def _interval(e: Estimate) -> str:
+def interval(e: Estimate) -> str:
+    """value (low–high), to two digits."""
     return f"{e.value:.2f} ({e.low:.2f}–{e.high:.2f})"
 
 
@@ -133,6 +152,11 @@ def bar_rows(cells: dict[tuple[str, str], dict]) -> list[dict]:
 def spread(e: Estimate) -> dict:
     """An estimate as columns value, low, high, n."""
     return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+
+
+def mean(values, seed: int = 0) -> dict:
+    """The mean of some values as the same columns."""
+    return spread(bootstrap(list(values), seed=seed))
 
 
 def examples(rows: list[dict], way: str, concepts: Concepts, tokenizer, n: int = 3):
@@ -279,3 +303,32 @@ def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[di
         if show(ids[1:]).strip()
         for k in range(4)
     ]  # fmt: skip
+
+
+def translate_rows(lm: LM, items, max_new_tokens: int = 50, seed: int = 0) -> dict:
+    """R4: Spanish sentences after the write-up's instruction, as plain text.
+
+    -> right, other: whether what follows says the sentence's translation, and another
+    sentence's (the floor).
+    """
+    text = reading.FRAMES["instruction"].text
+    asked = [text.replace("{x}", item.prompt) for item in items]
+    said = reading.direct(lm, asked, max_new_tokens).texts
+    order = contents.partners([item.gold for item in items], seed)
+    pairs = [(t, item.gold, items[j].gold) for t, item, j in zip(said, items, order)]
+    return {
+        "right": [int(contents.says(t, (gold,))) for t, gold, _ in pairs],
+        "other": [int(contents.says(t, (far,))) for t, _, far in pairs],
+    }
+
+
+def paris_pieces(tokenizer) -> tuple:
+    """How a tokenizer writes "Париж": (id, text) of each token.
+
+    Only Qwen2.5's is what the write-up's output came from: any other gives PARIS, the
+    stated fact.
+    """
+    ids = tokenizer("Париж", add_special_tokens=False)["input_ids"]
+    if ids != [i for i, _ in PARIS]:
+        return PARIS
+    return tuple((i, tokenizer.decode([i])) for i in ids)
