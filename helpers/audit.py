@@ -22,7 +22,7 @@ from .stats import bootstrap
 if TYPE_CHECKING:
     from .models import LM
 
-FEW = 200  # prompts of the three checks that edit the model
+FEW = 100  # prompts of the three checks that edit the model
 
 
 def search_prompts(
@@ -95,7 +95,8 @@ def swapped_answers(lm: LM, ids: list[int], max_new_tokens: int = 24) -> pd.Data
     """What the model says before and after its two commonest markers trade input rows.
 
     Start and end in Qwen's template; an ordinary token where there is one marker only.
-    Columns: prompt (as it is, or with the two ids exchanged), input rows, says.
+    Columns: prompt (as it is, or with the two ids exchanged), input rows, says. The
+    texts agree exactly as long as the model writes neither marker before its end.
     """
     token = marker(lm, [ids])
     others = [i for i in ids if i != token]

@@ -104,18 +104,18 @@ def check_swapped_row(
     traded[[token, other]] = traded[[other, token]]
     weight = table.weight[traded]
 
+    still = []
+
     def pair(ids):
         with replaced([(table, "weight", weight)]):
             after = _logits(lm, input_ids=ids)
+        before = _logits(lm, input_ids=ids)
+        still.extend(torch.equal(x, y) for x, y in zip(before, after))
         return _logits(lm, input_ids=traded[ids]), after
 
-    def still(ids):
-        with replaced([(table, "weight", weight)]):
-            after = _logits(lm, input_ids=ids)
-        return _logits(lm, input_ids=ids), after
-
     frame = _compare(lm, prompts, pair).rename(columns={"equal": "as_row"})
-    frame["as_id"] = _compare(lm, prompts, still)["equal"]
+    order = [i for group in _groups(lm, prompts) for i in group]
+    frame["as_id"] = pd.Series(still, index=order)
     frame["follows_row"] = frame["as_row"] & ~frame["as_id"]
     return frame
 
@@ -159,10 +159,8 @@ def equal_lengths(rows: list[list[int]], most: int = 64) -> list[list[int]]:
 
 def _compare(lm, prompts, pair) -> pd.DataFrame:
     """Rows of both sides of `pair(ids (B,T)) -> two (B,T,V)`, in the prompts' order."""
-    rows = token_ids(lm, prompts)
-    wide = lm.model.get_input_embeddings().weight.shape[0] * max(map(len, rows))
-    found = []
-    for group in equal_lengths(rows, max(1, min(64, LOGITS // wide))):
+    rows, found = token_ids(lm, prompts), []
+    for group in _groups(lm, rows):
         with torch.no_grad():
             left, right = pair(torch.tensor([rows[i] for i in group], device=lm.device))
         for i, a, b in zip(group, left, right):
@@ -170,6 +168,12 @@ def _compare(lm, prompts, pair) -> pd.DataFrame:
             found.append((i, len(rows[i]), torch.equal(a, b), float(gap), same))
     columns = ["prompt", "tokens", "equal", "max_difference", "argmax_equal"]
     return pd.DataFrame(found, columns=columns).sort_values("prompt", ignore_index=True)
+
+
+def _groups(lm, rows) -> list[list[int]]:
+    """Batches of prompts of one length that keep the logits at a bearable size."""
+    wide = lm.model.get_input_embeddings().weight.shape[0] * max(map(len, rows))
+    return equal_lengths(rows, max(1, min(64, LOGITS // wide)))
 
 
 def _logits(lm, **inputs) -> Tensor:
