@@ -16,7 +16,7 @@ ASKED := --set "$(SET)" --device "$(DEVICE)" --dtype "$(DTYPE)" --jobs "$(JOBS)"
 	$(foreach n,$(ONLY),--only "$(n)")
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verdicts test lint lab models version-matrix publish clean
+.PHONY: help reproduce verdicts test lint lab site models version-matrix publish clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -49,6 +49,9 @@ lint: $(READY)  ## ruff
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
 
+site: $(READY)  ## what was found on SET, as pages in site/
+	@$(PY) -m helpers.site --set "$(SET)"
+
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure
 
@@ -59,5 +62,5 @@ publish: $(READY)  ## mini's outputs into notebooks/, the generated blocks of RE
 	@$(PY) -m helpers.run publish
 
 clean:  ## remove what can be made again; .venv stays
-	rm -rf runs site .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf runs site .site.* .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

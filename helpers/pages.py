@@ -1,0 +1,241 @@
+"""A notebook as a page: nbconvert's HTML, made safe, light and readable anywhere.
+
+    read_book    an executed notebook with the cells where its figures and claims are
+    body         its cells as HTML: sanitised, figures linked, wide things in a box
+    visible      control and direction marks spelled out, so that no text hides
+    picture      what is known of a figure: alt text, claims, size
+
+Whatever a model wrote is text here: scripts, styles, forms, frames and event handlers
+do not survive, nor does any address that a page would fetch by itself.
+"""
+
+import base64
+import json
+import re
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bleach
+import nbformat
+from bs4 import BeautifulSoup
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from helpers import files
+
+TAGS = """a abbr b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr
+i img li ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr
+tt u ul""".split()
+ATTRIBUTES = {
+    "*": ["class"], "a": ["href", "title"], "img": ["src", "alt", "width", "height"],
+    "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"], "ol": ["start"],
+}  # fmt: skip
+SHOWN = ["text/html", "text/markdown", "image/png", "image/svg+xml", "image/jpeg"]
+SHOWN += ["text/latex", "text/plain"]
+HIDDEN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
+HIDDEN += r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A kept figure. width and height in pixels of its PNG."""
+
+    name: str
+    alt: str
+    claims: tuple[str, ...]
+    width: int
+    height: int
+    digest: str
+
+
+@dataclass
+class Book:
+    """An executed notebook; cells are counted from 1, as the pages' anchors are."""
+
+    name: str
+    origin: str
+    node: nbformat.NotebookNode
+    title: str = ""
+    figures: dict[str, str] = field(default_factory=dict)  # name -> anchor
+    claims: dict[str, int] = field(default_factory=dict)
+    recorded: int = 0
+
+    @property
+    def page(self) -> str:
+        return f"{self.name}.html"
+
+
+def visible(text: str) -> str:
+    """`text` with controls, direction marks and broken code points spelled out."""
+    return re.sub(HIDDEN, lambda c: c[0].encode("unicode_escape").decode(), text)
+
+
+def clean(html) -> str:
+    """HTML with nothing in it that runs, loads or styles by itself."""
+    html = html.decode() if isinstance(html, bytes) else str(html)
+    html = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|\Z)", "", html)
+    return bleach.clean(html, TAGS, ATTRIBUTES, ["http", "https", "mailto"], strip=True)
+
+
+class Prose(IPythonRenderer):
+    """Markdown in which a formula is code of its own, made MathML once all is clean."""
+
+    def inline_math(self, body: str) -> str:
+        return f'<code class="math">{self.escape_html(body)}</code>'
+
+    block_math = inline_math
+
+
+def prose(markdown: str) -> str:
+    """HTML of a Markdown cell, not yet clean."""
+    shape = Prose(escape=False, exclude_anchor_links=True)
+    return MarkdownWithMath(renderer=shape).render(markdown)
+
+
+def picture(png: Path) -> Picture:
+    """What is known of the figure in `png`; ValueError if it is not whole."""
+    try:
+        about = json.loads(png.with_suffix(".alt.json").read_text(encoding="utf-8"))
+        size = struct.unpack(">II", png.read_bytes()[16:24])
+        return Picture(
+            png.stem, about["alt"], tuple(about["claims"]), *size, files.digest(png)
+        )
+    except (OSError, ValueError, KeyError, struct.error):
+        raise ValueError(
+            f"{png.name} or its .alt.json is not whole: run make reproduce again"
+        ) from None
+
+
+def read_book(path: Path, origin: str, pictures: list[Picture], ids: list[str]) -> Book:
+    """Read an executed notebook and find its figures and claims among its cells."""
+    book = Book(path.stem, origin, nbformat.read(path, as_version=4))
+    book.title = book.name
+    for number, cell in enumerate(book.node.cells, 1):
+        cell.id = str(number)
+        if cell.cell_type == "markdown":
+            heads = re.findall(r"(?m)^#+ +(.*)$", cell.source)
+            if number == 1 and heads:
+                book.title = re.sub(r"[*_`]", "", heads[0])
+            elif heads:
+                for id in set(re.findall(r"\b[A-Z]\d+\b", " ".join(heads))) & {*ids}:
+                    book.claims.setdefault(id, number)
+        if cell.cell_type != "code":
+            continue
+        if "claims.record(" in cell.source:
+            book.recorded = number
+        for picture in pictures:
+            if f'"{picture.name}"' in cell.source:
+                book.figures.setdefault(picture.name, f"cell-{number}")
+        for output in cell.outputs:
+            _link_figure(book, cell, output, pictures)
+    for id in ids:  # a claim without a heading of its own: where it is first named
+        named = (n for n, c in enumerate(book.node.cells, 1) if f'"{id}"' in c.source)
+        number = book.claims.get(id) or next(named, 0) or book.recorded
+        if number:
+            book.claims[id] = number
+    return book
+
+
+def _link_figure(book: Book, cell, output, pictures: list[Picture]) -> None:
+    """Point an output that is a kept figure, byte for byte, to the kept file."""
+    data = output.get("data", {}).get("image/png")
+    digest = files.digest(base64.b64decode(data)) if data else ""
+    same = [p for p in pictures if p.digest == digest]
+    same.sort(key=lambda p: f'"{p.name}"' not in cell.source)  # two may look alike
+    for picture in same[:1]:
+        book.figures[picture.name] = picture.name  # a figure is its own anchor
+        output.metadata["filenames"] = {"image/png": f"figures/{picture.name}.png"}
+        output.metadata["image/png"] = {"alt": picture.alt}
+
+
+def body(book: Book, pages: set[str], pictures: dict[str, Picture]) -> str:
+    """The notebook's cells as HTML for a page of ours, its first heading the title."""
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    exporter.register_filter("clean_html", clean)
+    exporter.register_filter("markdown2html", prose)
+    soup = BeautifulSoup(exporter.from_notebook_node(book.node)[0], "html.parser")
+    for cell in soup.select("div.cell"):
+        cell["id"] = cell.get("id", "").replace("cell-id=", "cell-")
+    if not soup.h1:
+        title = soup.new_tag("h1")
+        title.string = book.title
+        soup.insert(0, title)
+    for link in soup.select("a[href]"):
+        _resolve(link, pages)
+    for image in soup.select("img"):
+        _caption(soup, image, pictures)
+    for count, wide in enumerate(soup.select("table"), 1):
+        _table(wide)
+        box = {"class": "scroll", "tabindex": "0", "role": "region"}
+        wide.wrap(soup.new_tag("div", attrs=box | {"aria-label": f"Table {count}"}))
+    for formula in soup.select("code.math"):
+        _formula(formula)
+    for block in soup.select("pre"):
+        block["tabindex"] = "0"
+    return str(soup)
+
+
+def _formula(code) -> None:
+    """MathML in place of a formula; one that cannot be read stays as it was typed."""
+    try:
+        made = convert(code.get_text())
+    except Exception:  # the converter has no common class of errors
+        return
+    code.replace_with(BeautifulSoup(made, "html.parser"))
+
+
+def _resolve(link, pages: set[str]) -> None:
+    """Links between notebooks lead to their pages; what is not in the site is text."""
+    target, hash, part = link["href"].partition("#")
+    page = target.rsplit("/", 1)[-1].replace(".ipynb", ".html")
+    if re.match(r"https?:|mailto:", target):
+        link["rel"] = "noreferrer"
+    elif page in pages:
+        link["href"] = page
+    elif target or not link.find_parent().find(id=part):
+        link.unwrap()
+
+
+def _table(wide) -> None:
+    """Name a table's headers, and set text to the left, numbers to the right."""
+    for head in wide.select("th"):
+        head["scope"] = "col" if head.find_parent("thead") else "row"
+    lines = [line.find_all(["th", "td"]) for line in wide.select("tr")]
+    for column in range(max(map(len, lines), default=0)):
+        cells = [line[column] for line in lines if column < len(line)]
+        texts = (c.get_text().strip() for c in cells if c.get("scope") != "col")
+        if not all(re.fullmatch(r"[-+\d.,e% ]*|nan|None|<NA>", t) for t in texts):
+            for cell in cells:
+                cell["class"] = "text"
+
+
+def _caption(soup, image, pictures: dict[str, Picture]) -> None:
+    """A figure in its box, with what it was drawn from; foreign addresses go."""
+    source = image.get("src", "")
+    known = pictures.get(Path(source).stem)
+    if not known:
+        if not source.startswith("data:image/"):
+            image.replace_with(f"[image: {image.get('alt', '')}]")
+        return
+    image["src"] = f"figures/{known.name}.png"
+    image["width"], image["height"] = known.width, known.height
+    image["style"] = f"--width: {known.width}px"
+    figure, box = soup.new_tag("figure", id=known.name), {"class": "scroll"}
+    image.wrap(figure)
+    image.wrap(soup.new_tag("div", attrs=box | {"tabindex": "0", "role": "region",
+               "aria-label": f"Figure {known.name}"}))  # fmt: skip
+    caption = soup.new_tag("figcaption")
+    figure.append(caption)
+    caption.append(f"Figure {known.name}: ")
+    for kind, word in ((".csv", "its numbers"), (".svg", "as a drawing")):
+        link = soup.new_tag("a", href=f"figures/{known.name}{kind}")
+        link.string = f"{word} ({kind[1:]})"
+        caption.extend([link, ", " if kind == ".csv" else ""])
+    for id in known.claims:
+        link = soup.new_tag("a", href=f"claims.html#{id}")
+        link.string = f"evidence for {id}"
+        caption.extend([", ", link])
