@@ -113,12 +113,17 @@ def record(rows: list[dict], set: str, notebook: str, run_dir: str = "") -> None
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """The rows of a measured.csv, numbers as numbers."""
+    """The rows of a measured.csv, numbers as numbers; ValueError if it is not whole."""
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        if not row["reason"]:
-            row.update({k: float(row[k]) for k in NUMBERS}, n=int(row["n"]))
+        try:
+            if not row["reason"]:
+                row.update({k: float(row[k]) for k in NUMBERS}, n=int(row["n"]))
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{Path(path).name} is not whole: remove it and run make reproduce"
+            ) from None
     return rows
 
 
@@ -309,4 +314,5 @@ def show(notebook: str, set: str, run_dir: str = "") -> None:
     print("\n".join(f"{row.id}  {row.verdict}" for row in frame.itertuples()))
     with pd.option_context("display.max_colwidth", None):
         columns = ["id", "statement", "verdict", "reason"]
-        display(HTML(frame[columns].to_html(index=False, escape=True)))
+        html = frame[columns].to_html(index=False, escape=True)
+    display(HTML(files.visible(html)))

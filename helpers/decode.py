@@ -18,13 +18,14 @@ import torch
 from tqdm.auto import tqdm
 
 from .compiled import compiled
-from .forward import Cached, batches, checked, prompt_embeds
+from .forward import Cached, batches, checked, loaded, prompt_embeds
 from .mixture import (
     MixtureConfig,
     WeightRule,
+    blend,
     clip_norm,
-    mix,
     norm_bounds,
+    settings,
     sharpened,
     weigh,
 )
@@ -104,10 +105,12 @@ def generate_concepts(
     Raises ValueError before the first step for an empty or too long prompt or bad
     settings, and names the step when logits are NaN, +inf or all -inf.
     """
-    config = config or MixtureConfig()
+    config = settings(config, weight_rule)
     _check_steps("steps", steps)
     if (prompts is None) == (inputs_embeds is None):
         raise ValueError("give either prompts or inputs_embeds, not both or neither")
+    if attention_mask is not None and inputs_embeds is None:
+        raise ValueError("attention_mask goes with inputs_embeds; prompts make theirs")
     if compile and getattr(weight_rule, "draws", False):
         raise ValueError("compile=True needs a weight rule that draws nothing")
     if prompts is not None:
@@ -142,7 +145,10 @@ def continue_from(
     ids instead, the EOS included -> list[list[int]].
     """
     _check_steps("max_new_tokens", max_new_tokens)
-    if not isinstance(inputs_embeds, (list, tuple)) and inputs_embeds.ndim == 2:
+    if inputs_embeds is None or (loaded(lm).tokenizer is None and not return_ids):
+        what = "inputs_embeds" if inputs_embeds is None else "an LM with a tokenizer"
+        raise ValueError(f"continue_from needs {what}; return_ids=True gives ids only")
+    if isinstance(inputs_embeds, torch.Tensor) and inputs_embeds.ndim == 2:
         inputs_embeds = inputs_embeds[None]
     trace = generate_concepts(
         lm,
@@ -205,7 +211,7 @@ def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
     token = torch.nn.functional.embedding(weights.indices[:, 0], embed)
     if config.mode == "discrete":
         return token, torch.zeros_like(weights.entropy, dtype=torch.bool)
-    concept = clip_norm(mix(weights.probs, weights.indices, embed), bounds)
+    concept = clip_norm(blend(weights.probs, weights.indices, embed), bounds)
     if config.mode == "continuous":
         return concept, torch.ones_like(weights.entropy, dtype=torch.bool)
     unsure = weights.entropy > config.gate_entropy

@@ -3,19 +3,29 @@
     ROOT                the repository, found from this file
     run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
     write_whole         write aside, flush to disk, then rename
+    visible             text with what could hide or steer a screen spelled out
 
 The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
 to stage its files (REPRODUCE_KEPT then says where the finished ones lie), the notebook
 tests to leave the working tree alone.
 """
 
+import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
+HIDDEN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
+HIDDEN += r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def visible(text: str) -> str:
+    """`text` with controls, direction marks and broken code points spelled out."""
+    return re.sub(HIDDEN, lambda c: c[0].encode("unicode_escape").decode(), text)
 
 
 def check_set(set: str) -> str:
@@ -50,8 +60,8 @@ def kept_dir(set: str) -> Path:
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
     """Write `content` to `path` so that a reader sees all of it or none of it."""
-    path = Path(path)
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    path, text = Path(path), isinstance(content, str)
+    data = content.encode("utf-8", "backslashreplace") if text else content
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -65,6 +75,20 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
         Path(aside).unlink(missing_ok=True)
         raise
     return path
+
+
+def full(folder: Path) -> bool:
+    """Whether the disk that holds `folder` has less than 8 MiB left."""
+    return shutil.disk_usage(folder).free < 2**23
+
+
+def check_writable(folder: Path) -> None:
+    """OSError unless a file can be written to `folder` and the disk has room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    if full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def digest(*contents: str | bytes | Path) -> str:

@@ -13,9 +13,12 @@ mask is made once before the first step and sliced, or none where nothing is pad
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
+
+from .mixture import floats, given
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,13 +32,22 @@ def prompt_embeds(lm: LM, prompts: str | list) -> tuple[Tensor, Tensor]:
     Texts are tokenised with the tokenizer's defaults. Raises ValueError for no prompt,
     an empty one, or ids outside the vocabulary.
     """
-    rows, size = [], lm.embed.shape[0]
+    rows, size = [], loaded(lm).embed.shape[0]
     prompts = [prompts] if isinstance(prompts, str) else prompts
+    if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
+        raise ValueError(
+            f"prompts must be a text, or a list of texts or id lists, not "
+            f"{given(prompts)}"
+        )
     for number, prompt in enumerate(prompts, 1):
         text = isinstance(prompt, str)
         if text and lm.tokenizer is None:
             raise ValueError("this LM has no tokenizer: give prompts as lists of ids")
-        ids = torch.as_tensor(lm.tokenizer(prompt)["input_ids"] if text else prompt)
+        ids = _encoded(lm, prompt, number) if text else prompt
+        try:
+            ids = torch.as_tensor(ids)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            ids = torch.tensor([-1])  # refused below
         if ids.numel() == 0 or (text and not prompt):
             raise ValueError(f"prompt {number} is empty: give it at least one token")
         known = not ids.is_floating_point() and 0 <= ids.min() <= ids.max() < size
@@ -47,10 +59,33 @@ def prompt_embeds(lm: LM, prompts: str | list) -> tuple[Tensor, Tensor]:
     return left_pad(rows)
 
 
+def _encoded(lm, text: str, number: int) -> list[int]:
+    broken = next((c for c in text if "\ud800" <= c <= "\udfff"), "")
+    if broken:  # half of a character: no tokenizer can read it
+        raise ValueError(
+            f"prompt {number} holds {ascii(broken)}, which is no character: decode its "
+            'bytes with errors="replace"'
+        )
+    return lm.tokenizer(text)["input_ids"]
+
+
+def loaded(lm) -> LM:
+    """lm, if it is what `load` returns; ValueError otherwise."""
+    if not hasattr(lm, "embed"):
+        raise ValueError(f"lm must be what load() returns, not {given(lm)}")
+    return lm
+
+
 def left_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Stack (T_i,D) embeddings into (B,T,D), zeros on the left, with the mask (B,T)."""
-    if not len(rows):
-        raise ValueError("no prompts: expected at least one")
+    listed = isinstance(rows, (list, tuple)) or getattr(rows, "ndim", 0) == 3
+    if not listed or not len(rows):
+        raise ValueError("no prompts: expected a list with at least one")
+    for row in rows:
+        if not floats(row) or row.ndim != 2 or row.shape[1] != rows[0].shape[-1]:
+            raise ValueError(
+                f"embeddings must be float tensors (T,D) of one width, not {given(row)}"
+            )
     longest = max(len(row) for row in rows)
     embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
@@ -68,12 +103,15 @@ def checked(lm: LM, embeds: Tensor | list, mask: Tensor | None, steps: int):
     """
     if isinstance(embeds, (list, tuple)):
         embeds, mask = left_pad(embeds)
-    width = lm.embed.shape[1]
-    if embeds.ndim != 3 or embeds.shape[2] != width or 0 in embeds.shape:
+    width = loaded(lm).embed.shape[1]
+    shaped = floats(embeds) and embeds.ndim == 3 and embeds.shape[2] == width
+    if not shaped or 0 in embeds.shape:
         raise ValueError(
-            f"inputs_embeds must be (B,T,{width}) with at least one prompt and "
-            f"position, not {tuple(embeds.shape)}"
+            f"inputs_embeds must be floats (B,T,{width}) with at least one prompt and "
+            f"position, not {given(embeds)}"
         )
+    if mask is not None and not isinstance(mask, torch.Tensor):
+        raise ValueError(f"attention_mask must be a tensor (B,T), not {given(mask)}")
     if mask is not None and (
         mask.shape != embeds.shape[:2] or not bool(mask[:, -1].all())
     ):
@@ -150,13 +188,13 @@ class Cached:
 
     def __call__(self, x: Tensor) -> Tensor:
         start, self.end = self.end, self.end + x.shape[1]
-        given = dict(self.fixed)
+        more = dict(self.fixed)
         if self.positions is not None:
-            given["position_ids"] = self.positions[:, start : self.end]
+            more["position_ids"] = self.positions[:, start : self.end]
         if self.masks is not None:
-            given["attention_mask"] = self.masks[start > 0][..., : self.end]
+            more["attention_mask"] = self.masks[start > 0][..., : self.end]
         out = self.model(
-            inputs_embeds=x, past_key_values=self.cache, use_cache=True, **given
+            inputs_embeds=x, past_key_values=self.cache, use_cache=True, **more
         )
         self.cache = out.past_key_values
         return out.logits[:, -1]

@@ -2,7 +2,8 @@
 
 It writes to runs/<set>/.staging/. When it has finished its files are renamed into
 runs/<set>/ and figures/<set>/ and, last of all, <notebook>.done.json is written, with
-hashes of its inputs and outputs. A notebook without a valid one is run again.
+hashes of its inputs and outputs. A notebook without a valid one is run again. The
+folder in .staging is this run's own: what is left of a killed one cannot write there.
 """
 
 import json
@@ -90,12 +91,17 @@ def keep(job: Job, set: str, staged: Path) -> None:
     files.write_whole(done, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
+def staged(job: Job, set: str) -> Path:
+    """Where a notebook of this run writes until it has finished."""
+    return files.run_dir(set) / ".staging" / str(os.getpid()) / job.name
+
+
 def start(job: Job, set: str, side_by_side: bool) -> Job:
     """Start a notebook in a process of its own, with its files going to staging."""
-    staged = files.run_dir(set) / ".staging" / job.name
-    (staged / "runs" / set).mkdir(parents=True)
+    folder = staged(job, set)
+    (folder / "runs" / set).mkdir(parents=True)
     env = os.environ | {
-        "REPRODUCE_OUT": str(staged.resolve()),
+        "REPRODUCE_OUT": str(folder.resolve()),
         "REPRODUCE_KEPT": str(root()),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONPATH": os.pathsep.join(
@@ -104,13 +110,13 @@ def start(job: Job, set: str, side_by_side: bool) -> Job:
         "TOKENIZERS_PARALLELISM": "false",
     }
     if side_by_side or set == "mini":  # one thread: the same sums on every machine
-        env["OMP_NUM_THREADS"] = "1"
+        env["OMP_NUM_THREADS"] = os.environ.get("REPRODUCE_THREADS", "1")
     if set == "mini":
         env["HF_HUB_OFFLINE"] = "1"
     job.state, job.started = "running", time.monotonic()
     command = [sys.executable, "-m", "helpers.run", "one", str(job.path)]
-    command += [str(staged / "runs" / set), json.dumps(job.parameters)]
-    errors = open(staged / "stderr", "wb")
+    command += [str(folder / "runs" / set), json.dumps(job.parameters)]
+    errors = open(folder / "stderr", "wb")
     job.process = subprocess.Popen(
         command, env=env, cwd=files.ROOT, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
@@ -122,17 +128,18 @@ def start(job: Job, set: str, side_by_side: bool) -> Job:
 def end(job: Job, set: str) -> None:
     """Keep the files of a finished notebook, or the line that says why it failed."""
     job.seconds = time.monotonic() - job.started
-    staged = files.run_dir(set) / ".staging" / job.name
+    folder = staged(job, set)
     if job.process.returncode == 0:
-        keep(job, set, staged)
+        keep(job, set, folder)
         job.state = "done"
         return
-    errors = (staged / "stderr").read_text(encoding="utf-8", errors="replace")
+    errors = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
     lines = [line for line in errors.splitlines() if line.strip()]
-    died = f"its process ended with status {job.process.returncode} (out of memory?)"
-    job.error = (lines[-1] if lines else died)[:400]
+    short = "disk full" if files.full(folder) else "out of memory"
+    died = f"its process ended with status {job.process.returncode} ({short}?)"
+    job.error = files.visible((lines[-1] if lines else died)[:400])
     job.state = "failed"
-    executed = staged / "runs" / set / job.path.name
+    executed = folder / "runs" / set / job.path.name
     if executed.exists():
         os.replace(executed, files.run_dir(set) / f"{job.name}.failed.ipynb")
 

@@ -26,15 +26,20 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str | None]:
     """The folder that holds a model, fetching a hub id if it is not cached."""
     if name in EMBEDDED:  # where it lies, whatever the working directory holds
         return _folder(EMBEDDED[name], name), revision
-    path = Path(name).expanduser()
-    if name not in PINNED and path.is_dir():
+    path, there = Path(name), False
+    try:
+        path = path.expanduser()
+        there = path.is_dir()
+    except (RuntimeError, OSError, ValueError):
+        pass  # no such home, a name too long: no folder
+    if name not in PINNED and there:
         return _folder(path, name), revision
     hub, pinned = PINNED.get(name, (name, None))
     if hub.count("/") != 1 or hub.startswith((".", "/", "~")) or path.suffix == ".py":
         known = ", ".join([*EMBEDDED, "gpt2", "qwen2.5-1.5b-instruct"])
         raise FileNotFoundError(
-            f"no model {name!r}: expected one of {known}, a folder with config.json "
-            "and *.safetensors, or a hub id owner/name"
+            f"no model {name[:80]!r}: expected one of {known}, a folder with "
+            "config.json and *.safetensors, or a hub id owner/name"
         )
     return _fetch(hub, revision or pinned), revision or pinned
 

@@ -112,15 +112,16 @@ def mixture_weights(
     The entropy is that of the full softmax at temperature 1, before top-k. Raises
     ValueError for an empty vocabulary and for a row with NaN, +inf or nothing finite.
     """
-    if logits.ndim not in (1, 2) or logits.shape[-1] == 0:
-        raise ValueError(f"logits must be (B,V) or (V,), not {tuple(logits.shape)}")
+    config = settings(config, weight_rule)
+    if not floats(logits) or logits.ndim not in (1, 2) or logits.shape[-1] == 0:
+        raise ValueError(f"logits must be floats (B,V) or (V,), not {given(logits)}")
     if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError(
             "logits hold NaN, +inf or a row of -inf only: no distribution to mix; "
             "check the model's weights and dtype"
         )
     rows = logits if logits.ndim == 2 else logits[None]
-    weights = weigh(rows, config or MixtureConfig(), weight_rule)
+    weights = weigh(rows, config, weight_rule)
     return weights if logits.ndim == 2 else Weights(*(x[0] for x in weights))
 
 
@@ -128,13 +129,29 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     """e = sum_i p_i E[i] (write-up 3.1): probs, indices (...,K), embed (V,D) -> (...,D)
 
     Summed in float32 at least, returned in embed's dtype. Raises ValueError when the
-    shapes do not fit.
+    shapes do not fit, or an index names no row.
     """
-    if probs.shape != indices.shape or embed.ndim != 2:
+    whole = hasattr(indices, "dtype") and not floats(indices)
+    if not (
+        (floats(probs) and whole and floats(embed) and embed.ndim == 2)
+        and probs.shape == indices.shape
+        and indices.ndim
+    ):
         raise ValueError(
-            f"mix needs probs and indices of one shape and embed (V,D), not "
-            f"{tuple(probs.shape)}, {tuple(indices.shape)}, {tuple(embed.shape)}"
+            "mix needs float probs and whole indices of one shape (...,K) and float "
+            f"embed (V,D), not {given(probs)}, {given(indices)}, {given(embed)}"
         )
+    rows = embed.shape[0]
+    if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < rows:
+        raise ValueError(
+            f"indices must be from 0 to {rows - 1}, the rows of embed, not "
+            f"{int(indices.min())} to {int(indices.max())}"
+        )
+    return blend(probs, indices, embed)
+
+
+def blend(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
+    """`mix` without its checks: what the decoding loop calls every step."""
     rows = _float(embed[indices])
     return (probs.to(rows.dtype)[..., None, :] @ rows).squeeze(-2).to(embed.dtype)
 
@@ -188,6 +205,31 @@ def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
     return (x @ rows.T).argmax(-1)
 
 
+def settings(config, weight_rule) -> MixtureConfig:
+    """The config to use, None being the default; ValueError for anything else."""
+    if config is not None and not isinstance(config, MixtureConfig):
+        raise ValueError(f"config must be a MixtureConfig, not {given(config)}")
+    if not callable(weight_rule):
+        raise ValueError(
+            f"weight_rule must be a function of logits and config, not "
+            f"{given(weight_rule)}"
+        )
+    return config or MixtureConfig()
+
+
+def floats(x) -> bool:
+    """Whether x is a tensor of floating-point numbers."""
+    return hasattr(x, "is_floating_point") and x.is_floating_point()
+
+
+def given(x) -> str:
+    """What an argument was, short enough for an error's one line."""
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{tuple(x.shape)} of {x.dtype}"
+    shown = ascii(x) if isinstance(x, (str, int, float, type(None))) else ""
+    return shown if 0 < len(shown) < 60 else f"a {type(x).__name__}"
+
+
 def _in_range(x: float) -> float:
     """Neither 0 nor infinite in float32: 0 * inf would be NaN, 0 ** 0 would be 1."""
     return min(max(x, 1e-30), 1e30)
@@ -202,13 +244,17 @@ def _whole(name, value):
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
+def _real(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _positive(name, value):
-    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if not _real(value) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, not {value!r}")
 
 
 def _nats(name, value):
-    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if not _real(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite entropy in nats >= 0, not {value!r}")
 
 

@@ -7,6 +7,7 @@ read from safetensors only, and no code that comes with a model is ever run.
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ SETS = {  # set -> base, instruct (DESIGN 4)
     "paper": (GPT2[0], QWEN[0]),
 }
 SAFE = {"local_files_only": True, "trust_remote_code": False}
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a number
 
 
@@ -104,13 +106,14 @@ def load(
     dtype = str(dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    if device != "auto" and str(device).split(":")[0] not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(DEVICES, str(device)):
         raise ValueError(f"device must be auto, cpu, cuda or mps, not {device!r}")
     folder, revision = find(str(name), revision)
     check(folder)
     need = parameters(folder) * DTYPES[dtype]
-    fits(name, need, free_memory(), "memory")
     place = "cpu" if device_map else pick_device(str(device))
+    free = free_memory() + (other_memory() if device_map else 0)
+    fits(name, need, free, "memory")
 
     import torch
     from transformers import AutoTokenizer
@@ -164,15 +167,26 @@ def chat_prompt(lm: LM, content: str) -> str:
 
     Raises ValueError when the tokenizer has no template.
     """
-    if getattr(lm.tokenizer, "chat_template", None) is None:
+    tokenizer = getattr(lm, "tokenizer", None)
+    if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
-            f"{lm.name or 'this model'} has no chat template: take an "
+            f"{getattr(lm, 'name', '') or 'this model'} has no chat template: take an "
             "instruction-tuned model, or give plain prompts"
         )
+    if not isinstance(content, str) or not content:
+        raise ValueError(f"a chat turn must be a text, not {ascii(content)[:60]}")
     turn = [{"role": "user", "content": content}]
     return lm.tokenizer.apply_chat_template(
         turn, tokenize=False, add_generation_prompt=True
     )
+
+
+def other_memory() -> int:
+    """Free bytes on all accelerators together, for a model spread by device_map."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return sum(torch.cuda.mem_get_info(i)[0] for i in range(count))
 
 
 def pick_device(device: str) -> str:

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from helpers import files, inputs, locate, models
 
-DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
-
 
 def settings(args) -> dict[str, str]:
     """The notebooks' common parameters from the command line; ValueError if unfit."""
@@ -36,13 +34,15 @@ def settings(args) -> dict[str, str]:
         raise ValueError(
             f"SET={args.set!r} needs BASE=<folder or hub id>; only {known} have models"
         )
-    if not re.fullmatch(DEVICES, args.device):
+    if not re.fullmatch(models.DEVICES, args.device):
         raise ValueError(
             f"DEVICE={args.device!r}: expected auto, cpu, cuda, cuda:N or mps"
         )
     if args.dtype not in models.DTYPES:
         known = ", ".join(models.DTYPES)
         raise ValueError(f"DTYPE={args.dtype!r}: expected one of {known}")
+    if args.seed is not None and not 0 <= args.seed < 2**32:
+        raise ValueError(f"SEED={args.seed}: expected 0 to {2**32 - 1}")
     if args.jobs < 0:
         raise ValueError(f"JOBS={args.jobs}: expected 0 (as fits) or more")
     out = {"SET": args.set, "BASE": _local(base), "INSTRUCT": _local(instruct or "")}

@@ -12,7 +12,7 @@ import torch
 
 from .decode import loop, stepper, stopper
 from .forward import batches, checked
-from .mixture import MixtureConfig, WeightRule, sharpened
+from .mixture import MixtureConfig, WeightRule, settings, sharpened
 from .models import LM
 
 
@@ -27,7 +27,7 @@ def concept_decoding(
     repetition penalty, say) act before the weights and see the argmax ids. Beams,
     several sequences a prompt and a cache that holds a prefix raise ValueError.
     """
-    config = config or MixtureConfig()
+    config = settings(config, weight_rule)
 
     def decode(
         model, input_ids, logits_processor, stopping_criteria, generation_config,

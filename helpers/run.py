@@ -8,6 +8,7 @@ What is asked is checked in options.py; one notebook's life is in jobs.py.
 """
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -25,6 +26,8 @@ def reproduce(args) -> int:
     """Run what is not up to date, then judge; the exit status."""
     plan = prepare(args)
     with locked(args.set):
+        for folder in (files.run_dir(args.set), files.figures_dir(args.set)):
+            files.check_writable(folder)
         staging = files.run_dir(args.set) / ".staging"
         shutil.rmtree(staging, ignore_errors=True)
         queue = plan()
@@ -161,9 +164,16 @@ def verdicts(set: str, failed: dict | None = None, write: bool = False) -> None:
         print(f"{row.id:<3} {row.verdict:<15} {row.reason}"[:width].rstrip())
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are one line, like all others."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message}; python -m helpers.run --help lists what there is")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="python -m helpers.run", description=__doc__,
+    top = Parser(prog="python -m helpers.run", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     sub = top.add_subparsers(dest="command", required=True)
     run = sub.add_parser("reproduce", help="run the notebooks that are not up to date")
@@ -195,8 +205,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Do what is asked; a user's mistake or a full disk ends in one line."""
-    args = parser().parse_args(argv)
     try:
+        args = parser().parse_args(argv)
         if args.command == "reproduce":
             return reproduce(args)
         if args.command == "one":
@@ -209,12 +219,26 @@ def main(argv: list[str] | None = None) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     except (ValueError, OSError, MemoryError) as error:
-        where = (
-            f" ({Path(error.filename).name})" if getattr(error, "filename", "") else ""
-        )
-        text = getattr(error, "strerror", None) or str(error)
-        print(f"error: {text}{where}".replace("\n", " "), file=sys.stderr)
+        print(f"error: {explained(error)}", file=sys.stderr)
         return 2
+
+
+ADVICE = {
+    errno.ENOSPC: "make room and run it again: finished notebooks are kept",
+    errno.EDQUOT: "make room and run it again: finished notebooks are kept",
+    errno.EROFS: "runs/ and figures/ must be writable: use a checkout of your own",
+    errno.EACCES: "runs/ and figures/ must be writable: use a checkout of your own",
+}
+
+
+def explained(error: Exception) -> str:
+    """An error as one line; for one of the system's, which file and what to do."""
+    text = getattr(error, "strerror", None) or str(error)
+    if getattr(error, "filename", None):
+        text += f" ({Path(str(error.filename)).name})"
+    advice = ADVICE.get(getattr(error, "errno", None))
+    text += f": {advice}" if advice else ""
+    return files.visible(" ".join(text.split()))
 
 
 if __name__ == "__main__":
