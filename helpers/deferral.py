@@ -1,35 +1,58 @@
 """Does putting off the choice of a token help? (CLAIMS.md N6)
 
+    sums_of_three, two_sentences    tasks that take more than a glance
     answers      the text each way of decoding gives, the same number of steps for each
     correct      whether a text begins with the answer
-    ahead_rows   the bare case: guess the next token but one without fixing the next
+    score_task   right or wrong, by way, on a task where greedy leaves headroom
+    ahead_task   the bare case: guess the next token but one without fixing the next
+    true_ahead, own_ahead    what that token is, by the corpus or by the model itself
 
 Ways: discrete (greedy), continuous, gated (a mixture only where entropy is high) and
 sampled. A token read straight off the prompt is the same under the first three: what
 is fed back can only change what follows it.
 """
 
+import random
 import re
 from dataclasses import replace
+from itertools import permutations, product
 
 import pandas as pd
 import torch
 
 from .decode import generate_concepts
-from .information import next_probs, normal
-from .mixture import MixtureConfig, sampled
+from .information import contexts, next_probs, normal
+from .mixture import MixtureConfig
+from .rules import sampled
 
+HEADROOM = (0.4, 0.8)  # greedy scores between which a difference could show
 WAYS = ("discrete", "continuous", "gated", "sampled")
 
 
-def answers(lm, prompts, steps, config=None, seed=0) -> dict[str, list[str]]:
+def sums_of_three(n, seed=0, keep=None) -> list[tuple[str, str]]:
+    """(prompt, answer) of `n` sums a + b + c of 0 to 10, if `keep(a, b, c)`."""
+    facts = [abc for abc in product(range(11), repeat=3)
+             if keep is None or keep(*abc)]  # fmt: skip
+    chosen = random.Random(seed).sample(facts, min(n, len(facts)))
+    return [(f"{a} plus {b} plus {c} equals", str(a + b + c)) for a, b, c in chosen]
+
+
+def two_sentences(items, n, seed=0) -> list[tuple[str, str]]:
+    """(instruction, answer) of `n` pairs of sentences to translate in one go."""
+    pairs = random.Random(seed).sample(list(permutations(items, 2)), n)
+    return [(f"Please translate the following: {a.prompt} {b.prompt}",
+             f"{a.gold} {b.gold}") for a, b in pairs]  # fmt: skip
+
+
+def answers(lm, prompts, steps, ways=WAYS, config=None, seed=0) -> dict[str, list[str]]:
     """way -> the new text of each prompt, `steps` forward calls each."""
     config = config or MixtureConfig()
     texts = {}
-    for way in WAYS:
+    for way in ways:
         mode = "discrete" if way == "sampled" else way
         rule = {"weight_rule": sampled(seed)} if way == "sampled" else {}
-        trace = generate_concepts(lm, prompts, steps, replace(config, mode=mode), **rule)
+        how = replace(config, mode=mode)
+        trace = generate_concepts(lm, prompts, steps, how, **rule)
         texts[way] = lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
     return texts
 
@@ -40,13 +63,70 @@ def correct(text: str, gold: str) -> bool:
     return bool(gold) and text[: len(gold)] == gold
 
 
+def true_ahead(true_next, tokenizer, text):
+    """Distribution (V,) of the token after next, by true_next(tokenizer, text) -> (V,).
+
+    None where the corpus cannot say the text, or may end before that token.
+    """
+    try:
+        first = true_next(tokenizer, text)
+        return sum(float(first[i]) * true_next(tokenizer, text + tokenizer.decode([i]))
+                   for i in first.nonzero().ravel().tolist())  # fmt: skip
+    except ValueError:
+        return None
+
+
+def own_ahead(lm, c, keep=100):
+    """The same by the model: sum_i p_i P_i over its `keep` likeliest tokens, T = 1."""
+    p = next_probs(lm, c.prefix[:-1], c.prefix[-1:])[0]
+    p, ids = p.topk(min(keep, len(p)))
+    return normal(p) @ next_probs(lm, c.prefix, lm.embed[ids.to(lm.embed.device)])
+
+
+def score_task(lm, items, steps, seed=0) -> pd.DataFrame:
+    """Right (1) or wrong (0) by way for (prompt, answer) `items`.
+
+    Only the discrete way is run where it leaves no headroom; the others are then NaN.
+    """
+    prompts, golds = zip(*items)
+
+    def scores(ways):
+        texts = answers(lm, list(prompts), steps, ways, seed=seed)
+        return {way: [float(correct(text, gold)) for text, gold in zip(said, golds)]
+                for way, said in texts.items()}  # fmt: skip
+
+    table = pd.DataFrame(scores(WAYS[:1]), columns=WAYS)
+    if HEADROOM[0] <= table.discrete.mean() <= HEADROOM[1]:
+        table = table.assign(**scores(WAYS[1:]))
+    return table
+
+
+def ahead_task(lm, prompts, steps, true_next=None, sure=0.9) -> pd.DataFrame:
+    """`ahead_rows` along greedy texts, where the largest weight is at most `sure`.
+
+    The target is the corpus's where `true_next` is given and covers the text, and the
+    model's own where it is not given.
+    """
+    trace = generate_concepts(lm, prompts, steps, MixtureConfig(mode="discrete"))
+    kept, targets = [], []
+    for c in contexts(lm, prompts, trace):
+        text = prompts[c.prompt] + lm.tokenizer.decode(trace.tokens[c.prompt][: c.step])
+        if float(c.probs[0]) <= sure:
+            target = (true_ahead(true_next, lm.tokenizer, text) if true_next
+                      else own_ahead(lm, c))  # fmt: skip
+            if target is not None:
+                kept.append(c)
+                targets.append(target)
+    return ahead_rows(lm, kept, targets)
+
+
 def ahead_rows(lm, found, targets, gate=1.0) -> pd.DataFrame:
     """Chance of guessing the token after next, by what is fed in between.
 
     found: contexts; targets: for each the distribution (V,) of the token after next,
-    given what came before. Fed in between: the top token, the mixture, the mixture where
-    entropy is above `gate` nats, or a drawn token (averaged exactly over the draw).
-    `best` is the highest any guess could score.
+    given what came before. Fed in between: the top token, the mixture, the mixture
+    where entropy is above `gate` nats, or a drawn token (averaged exactly over the
+    draw). `best` is the highest any guess could score.
     """
     rows = []
     for c, target in zip(found, targets, strict=True):

@@ -4,8 +4,10 @@
     nnls_recover     the tokens are not given: non-negative least squares, all rows
     omp_recover      the same, greedily, told only how many tokens there are
     score            max |dw|, support F1 and the share of weight misplaced
-    planted_weights  flat or peaked weights over k tokens
+    planted_weights  flat or peaked weights over k tokens; own_mixtures: a model's own
     recovery_rows    one tidy row a mixture, method and number format
+    recovery_sweep   the same over planted mixtures of many sizes, at several widths
+    sweep_table      that, to draw; breaking_point: where most are lost
     breaking_point   the smallest k where most mixtures no longer come back
 
 A mixture m = sum_i w_i E[i] has D numbers and w has V. Sparse non-negative weights
@@ -105,11 +107,19 @@ def planted_weights(k: int, shape: str) -> np.ndarray:
     return weights / weights.sum()
 
 
-def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), omp=True, seed=0):
+def own_mixtures(found) -> list:
+    """The contexts' mixtures, "peaked"; "flat": the same tokens under equal weights."""
+    pairs = [(c.indices.tolist(), c.probs.tolist()) for c in found]
+    flat = [("flat", ids, planted_weights(len(ids), "flat")) for ids, _ in pairs]
+    return [("peaked", ids, probs) for ids, probs in pairs] + flat
+
+
+def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), also="omp", seed=0):
     """Mix in each number format, read back each way: a tidy frame.
 
-    method: "known" (support given), "nnls" and "omp" (whole vocabulary), and the floor
-    "random": NNLS on a random vector of equal norm.
+    method: "known" (support given), "nnls" (whole vocabulary), and what `also` names:
+    "omp" (whole vocabulary), or the floor "random", NNLS on a random vector of equal
+    norm.
 
     `embed` (V,D) tensor; `mixtures` an iterable of (label, indices (k,), weights (k,)).
     The matrix itself is rounded to the format first, so that the reader knows the very
@@ -127,15 +137,17 @@ def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), omp=True, see
             found, kappa = known_support(concept, exact[indices])
             known = np.zeros(len(exact))
             known[indices] = found
-            random = rng.standard_normal(concept.shape[0])
-            random *= float(concept.float().norm()) / np.linalg.norm(random)
-            ways = {"known": known, "nnls": nnls_recover(concept, exact),
-                    "random": nnls_recover(random, exact)}  # fmt: skip
-            if omp:
+            ways = {"known": known, "nnls": nnls_recover(concept, exact)}
+            if "random" in also:
+                random = rng.standard_normal(len(concept))
+                random *= float(concept.float().norm()) / np.linalg.norm(random)
+                ways["random"] = nnls_recover(random, exact)
+            if "omp" in also:
                 ways["omp"] = omp_recover(concept, exact, len(indices))
             facts = {"label": label, "k": len(indices), "width": exact.shape[1],
                      "dtype": dtype, "kappa": kappa}  # fmt: skip
-            rows += [facts | {"method": way} | score(w, true) for way, w in ways.items()]
+            rows += [facts | {"method": way} | score(w, true)
+                     for way, w in ways.items()]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -144,6 +156,34 @@ def planted_mixtures(vocabulary: int, ks, shapes=("flat", "peaked"), repeats=3, 
     rng = np.random.default_rng(seed)
     return [(shape, rng.choice(vocabulary, k, replace=False), planted_weights(k, shape))
             for shape in shapes for k in ks for _ in range(repeats)]  # fmt: skip
+
+
+def recovery_sweep(embed, widths, fractions, repeats=2, seed=0) -> pd.DataFrame:
+    """Planted mixtures of k = fraction x width random tokens, at several widths.
+
+    A smaller width keeps the first columns of `embed` (V,D). Number formats are
+    compared at the largest width, float32 elsewhere. Adds the column k / width.
+    """
+    found = []
+    for width in widths:
+        ks = sorted({max(1, round(f * width)) for f in fractions})
+        mixtures = planted_mixtures(len(embed), ks, repeats=repeats, seed=seed)
+        formats = ("float32", "bfloat16") if width == max(widths) else ("float32",)
+        found.append(recovery_rows(embed[:, :width], mixtures, formats))
+    rows = pd.concat(found, ignore_index=True)
+    return rows.assign(share=rows.k / rows.width)
+
+
+def sweep_table(rows) -> pd.DataFrame:
+    """Of `recovery_sweep`: share recovered by weights, reader and k / width."""
+    method = rows.method.map({"known": "tokens known", "nnls": "NNLS", "omp": "OMP"})
+    half = rows.dtype.map({"float32": "", "bfloat16": ", bf16"})
+    reader = method + ", D " + rows.width.astype(str) + half
+    kept = (rows.width == rows.width.max()) | (rows.method == "nnls")
+    kept &= (rows.dtype == "float32") | (rows.method == "nnls")
+    named = rows.assign(reader=reader, weights=rows.label + " weights")[kept]
+    keys = ["weights", "reader", "share"]
+    return named.groupby(keys, sort=False).recovered.mean().reset_index()
 
 
 def breaking_point(rows: pd.DataFrame) -> float:

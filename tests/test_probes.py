@@ -1,4 +1,4 @@
-"""Probes on planted data: they find what is there, and nothing where there is nothing."""
+"""Probes on planted data: they find what is there, and nothing where nothing is."""
 
 import numpy as np
 import pytest
@@ -48,6 +48,14 @@ def test_no_template_is_on_both_sides():
         probes.folds(np.zeros(5))
 
 
+def test_a_template_is_what_the_prompts_share():
+    prompts = [f"The capital of {x} is" for x in "ABCDEFGHIJKL"]
+    prompts += ["2 plus 2 equals"] * 6
+    found = probes.templates(prompts)
+    assert found[:12] == ["The capital of _ is"] * 12
+    assert found[12:] == ["_ plus _ equals"] * 6
+
+
 def test_common_keeps_the_most_frequent_classes():
     classes = np.array([4, 4, 4, 7, 7, 1])
     assert probes.common(classes, 2).tolist() == [True] * 5 + [False]
@@ -61,10 +69,12 @@ def test_positions_line_up_with_what_was_predicted_before_each_token():
         GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)).eval()  # fmt: skip
     ids = [5, 6, 7, 8, 9]
     found = probes.positions(model, [(ids, 3, "a"), (ids[:4], 2, "b")], [0, 2])
-    assert found.token.tolist() == [8, 9, 7, 8] and found.before.tolist() == [7, 8, 6, 7]
+    assert found.token.tolist() == [8, 9, 7, 8]
+    assert found.before.tolist() == [7, 8, 6, 7]
     assert found.step.tolist() == [0, 1, 0, 1] and found.group.tolist() == list("aabb")
     out = model(torch.tensor([ids]), output_hidden_states=True)
     p = out.logits[0, 2].detach().softmax(-1)
     assert found.entropy[0] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
     assert found.runner_up[0] == int(p.topk(2).indices[1])
-    assert np.allclose(found.hidden[2][0], out.hidden_states[2][0, 3].detach(), atol=1e-5)
+    state = out.hidden_states[2][0, 3].detach()
+    assert np.allclose(found.hidden[2][0], state, atol=1e-5)

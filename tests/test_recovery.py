@@ -69,7 +69,7 @@ def test_score_counts_the_weight_that_is_in_the_wrong_place():
 def test_flat_mixtures_break_before_the_width_and_peaked_later():
     embed = torch.tensor(table(200, 32), dtype=torch.float32)
     mixtures = recovery.planted_mixtures(200, (2, 4, 16, 24), repeats=2)
-    rows = recovery.recovery_rows(embed, mixtures, omp=False)
+    rows = recovery.recovery_rows(embed, mixtures, also="random")
     found = rows[rows.method == "nnls"]
     assert found[found.k <= 4].recovered.all()
     flat = found[(found.label == "flat") & (found.dtype == "float32")]
@@ -81,8 +81,8 @@ def test_flat_mixtures_break_before_the_width_and_peaked_later():
 
 def test_known_support_error_is_bounded_by_kappa_times_rounding():
     embed = torch.tensor(table(100, 32), dtype=torch.float32)
-    rows = recovery.recovery_rows(
-        embed, recovery.planted_mixtures(100, (2, 8, 24), repeats=3), omp=False)  # fmt: skip
+    mixtures = recovery.planted_mixtures(100, (2, 8, 24), repeats=3)
+    rows = recovery.recovery_rows(embed, mixtures, also="random")
     rows = rows[rows.method == "known"]
     eps = rows.dtype.map({"float32": 2.0**-24, "bfloat16": 2.0**-8})
     assert (rows.max_error <= rows.kappa * eps).all()
