@@ -16,7 +16,8 @@ ASKED := --set "$(SET)" --device "$(DEVICE)" --dtype "$(DTYPE)" --jobs "$(JOBS)"
 	$(foreach n,$(ONLY),--only "$(n)")
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verdicts test lint lab site models version-matrix publish clean
+.PHONY: help reproduce verdicts test lint lab site models bench version-matrix
+.PHONY: publish clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -54,6 +55,9 @@ site: $(READY)  ## what was found on SET, as pages in site/
 
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure
+
+bench: $(READY)  ## time the loop against generate; keep figures/bench/ (BENCH=options)
+	@$(OFFLINE) $(PY) -m benchmarks $(BENCH)
 
 version-matrix: $(READY)  ## one script under six releases of transformers
 	@$(PY) versions/matrix.py

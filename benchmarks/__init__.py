@@ -1,0 +1,1 @@
+"""What the mixture loop costs: `make bench`."""

@@ -1,0 +1,166 @@
+"""Time, memory and bandwidth, measured: rows, not judgements.
+
+    interleaved   seconds of each contestant, one after the other, round by round
+    growth        seconds over the number of steps, and the exponent
+    mixing        gather-and-weight against a dense product, over k
+    peak_memory   of one contestant, in a process of its own
+    bandwidth     bytes a second that a copy moves on this device
+    machine       what all this ran on, and how busy it was
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from torch.utils.benchmark import Timer
+
+from benchmarks.contestants import SHAPES, contestants
+from helpers.files import ROOT
+from helpers.mixture import mix
+
+
+def seconds(call) -> float:
+    """Wall time of one call, the device's queue included."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return timer.timeit(1).mean
+
+
+def interleaved(who: dict, rounds: int) -> pd.DataFrame:
+    """One row a contestant and round: contestant, batch, round, seconds.
+
+    Every contestant runs once first, unmeasured: compiling happens there.
+    """
+    for call, _ in who.values():
+        call()
+    return pd.DataFrame(
+        [
+            (name, batch, turn, seconds(call))
+            for turn in range(rounds)
+            for name, (call, batch) in who.items()
+        ],
+        columns=["contestant", "batch", "round", "seconds"],
+    )
+
+
+def growth(lm, lengths, rounds: int, longest: dict) -> pd.DataFrame:
+    """Seconds over steps for each contestant at batch 1, up to its longest run."""
+    rows = []
+    for steps in lengths:
+        who = contestants(lm, steps, batches=(1,), compiled=False)
+        who = {n: w for n, w in who.items() if steps <= longest.get(n, steps)}
+        frame = interleaved(who, rounds)
+        for name, part in frame.groupby("contestant", sort=False):
+            rows.append((name, steps, part.seconds.median()))
+    return pd.DataFrame(rows, columns=["contestant", "steps", "seconds"])
+
+
+def exponent(steps, seconds) -> float:
+    """b of seconds = a steps^b, by least squares on logarithms."""
+    return float(np.polyfit(np.log(steps), np.log(seconds), 1)[0])
+
+
+def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
+    """Microseconds of both ways to mix, for tables (V,D), k kept tokens and batches.
+
+    gather: the k rows, weighted. dense: the weights scattered over V, times the table.
+    """
+    rows = []
+    for vocabulary, width in sizes:
+        embed = torch.randn(vocabulary, width, device=device)
+        for batch in batches:
+            for k in sorted({min(k, vocabulary) for k in ks}):
+                if batch * k * width > 2**28:
+                    continue  # the gathered rows alone would take a gigabyte
+                logits = torch.randn(batch, vocabulary, device=device)
+                probs, indices = logits.softmax(-1).topk(k)
+                ways = {
+                    "gather": lambda p=probs, i=indices, e=embed: mix(p, i, e),
+                    "dense": lambda p=probs, i=indices, e=embed: dense(p, i, e),
+                }
+                for way, call in ways.items():
+                    call()
+                    best = sorted(seconds(call) for _ in range(repeats))[repeats // 2]
+                    rows.append((vocabulary, width, batch, k, way, best * 1e6))
+    return pd.DataFrame(
+        rows, columns=["vocabulary", "width", "batch", "k", "way", "microseconds"]
+    )
+
+
+def dense(probs, indices, embed):
+    """The mixture as a product with the whole table."""
+    weights = embed.new_zeros(*probs.shape[:-1], len(embed))
+    return weights.scatter_(-1, indices, probs) @ embed
+
+
+def crossing(frame: pd.DataFrame) -> float:
+    """The smallest k measured at which dense is at least as fast; inf if none."""
+    wide = frame.pivot(index="k", columns="way", values="microseconds")
+    faster = wide.index[wide.dense <= wide.gather]
+    return float(faster.min()) if len(faster) else float("inf")
+
+
+def peak_memory(shape: str, name: str, steps: int, device: str) -> float:
+    """Peak memory in MB of one contestant alone: of the process, or of the GPU."""
+    command = [sys.executable, "-m", "benchmarks", "--alone", shape, name]
+    command += ["--steps", str(steps), "--device", device]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def alone(shape: str, name: str, steps: int, device: str) -> float:
+    """Run one contestant in this process; its peak memory in MB."""
+    contestants(SHAPES[shape](device), steps)[name][0]()
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 1e6
+    if os.path.exists("/proc/self/status"):  # ru_maxrss would count the parent's too
+        with open("/proc/self/status") as file:
+            peak = next(line for line in file if line.startswith("VmHWM"))
+        return int(peak.split()[1]) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def bandwidth(device: str, size: int = 2**28) -> float:
+    """Bytes a second read plus written by a large copy, the best of ten."""
+    a = torch.empty(size, dtype=torch.float32, device=device)
+    b = torch.empty_like(a)
+    b.copy_(a)
+    return 2 * a.nbytes / min(seconds(lambda: b.copy_(a)) for _ in range(10))
+
+
+def bytes_a_step(lm, length: float) -> float:
+    """Bytes of weights and cache that one step at batch 1 cannot help reading."""
+    config = lm.model.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    width = config.hidden_size // config.num_attention_heads
+    cache = 2 * config.num_hidden_layers * heads * width * length
+    weights = sum(p.numel() for p in lm.model.parameters())
+    return (weights + cache) * lm.embed.element_size()
+
+
+def machine(device: str) -> dict:
+    """The processor, the cores used, the versions, and how busy it was."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            lines = [line for line in file if line.startswith("model name")]
+        name = lines[0].split(":")[1].strip() if lines else name
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "load average": round(os.getloadavg()[0], 2),
+    }

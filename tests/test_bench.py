@@ -1,0 +1,97 @@
+"""benchmarks/: its arithmetic on made-up timings, and every contestant once."""
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import measure, report
+from benchmarks.contestants import SHAPES, contestants, generate_concept_token
+from helpers import MixtureConfig, generate_concepts, mix, mixture_weights
+
+TIMES = {  # contestant: batch, seconds in three rounds of 48 steps
+    "generate": (1, (2.0, 2.2, 4.0)), "ours": (1, (1.0, 1.1, 2.0)),
+    "ours x64": (64, (4.0, 4.4, 8.0)), "ours compiled": (1, (0.5, 0.6, 1.0)),
+}  # fmt: skip
+
+
+def speed(shape="mini_qwen2", times=TIMES):
+    rows = [
+        (name, batch, turn, value)
+        for name, (batch, values) in times.items()
+        for turn, value in enumerate(values)
+    ]
+    frame = pd.DataFrame(rows, columns=["contestant", "batch", "round", "seconds"])
+    return report.summarise(frame, shape, 48).assign(**{"peak mb": 1.0})
+
+
+def grown(power):
+    steps = [32, 64, 128, 256]
+    frame = pd.DataFrame({"steps": steps, "seconds": [s**power / 9 for s in steps]})
+    return frame.assign(contestant="ours", shape="mini_qwen2")
+
+
+def test_ratios_are_taken_within_a_round():
+    table = speed().set_index("contestant")
+    assert table.loc["ours", "times generate"] == pytest.approx(2.0)
+    assert table.loc["ours", "low"] == pytest.approx(2.0)  # a busy round hits both
+    assert table.loc["ours x64", "times generate"] == pytest.approx(32.0)
+    assert table.loc["ours", "ms a step"] == pytest.approx(1.1 / 48 * 1e3)
+    assert table.loc["ours x64", "tokens a second"] == pytest.approx(64 * 48 / 4.4)
+
+
+def test_a_target_is_met_or_not_by_its_number():
+    met = report.targets(speed(), grown(1.0)).set_index("target").met.to_dict()
+    assert met == {
+        "ours / generate": True, "ours x64 / ours": True,
+        "ours compiled / generate": True, "ours: exponent of time over steps": True,
+    }  # fmt: skip
+    slow = TIMES | {"ours compiled": (1, (1.0, 1.1, 2.0)), "ours": (1, (2.1, 2.4, 4.2))}
+    missed = report.targets(speed(times=slow), grown(1.3)).set_index("target").met
+    assert not missed["ours compiled / generate"] and not missed["ours / generate"]
+    assert not missed["ours: exponent of time over steps"]
+
+
+def test_exponent_and_crossing():
+    assert measure.exponent([10, 20, 40], [3, 12, 48]) == pytest.approx(2.0)
+    frame = pd.DataFrame({"k": [1, 10, 100] * 2, "way": ["gather"] * 3 + ["dense"] * 3})
+    assert measure.crossing(frame.assign(microseconds=[1, 5, 50, 9, 9, 9])) == 100
+    never = measure.crossing(frame.assign(microseconds=[1, 2, 3, 9, 9, 9]))
+    assert never == float("inf")
+
+
+def test_both_ways_to_mix_agree_and_are_timed():
+    embed, logits = torch.randn(40, 6), torch.randn(3, 40)
+    weights = mixture_weights(logits, MixtureConfig(top_k=7))
+    gathered = mix(*weights[:2], embed)
+    assert torch.allclose(measure.dense(*weights[:2], embed), gathered, atol=1e-6)
+    frame = measure.mixing([(40, 6)], (1, 99), batches=(2,), repeats=1)
+    assert frame.k.tolist() == [1, 1, 40, 40] and (frame.microseconds > 0).all()
+
+
+def test_every_contestant_runs_on_the_tiny_shape():
+    lm = SHAPES["tiny"]("cpu")
+    who = contestants(lm, 4, batches=(1, 2), compiled=False)
+    frame = measure.interleaved(who, rounds=2)
+    assert list(who) == ["generate", "appendix", "ours", "ours x2"]
+    assert len(frame) == 8 and (frame.seconds > 0).all()
+    found = measure.growth(lm, [4, 8], 1, {"appendix": 4})
+    assert found[found.contestant == "appendix"].steps.tolist() == [4]
+
+
+def test_the_appendix_contestant_computes_what_ours_does():
+    lm = SHAPES["tiny"]("cpu")
+    trace = generate_concepts(lm, [[3, 4]], steps=1, config=MixtureConfig.appendix())
+    with torch.no_grad():
+        logits = lm.model(torch.tensor([[3, 4]])).logits[0, -1]
+        concept = generate_concept_token(logits, lm.model.get_input_embeddings())
+    assert torch.allclose(trace.vectors[0, 0], concept, atol=1e-6)
+
+
+def test_the_picture_is_told_in_a_sentence_with_its_numbers():
+    mixed = pd.DataFrame({"k": [1, 10] * 2, "way": ["gather"] * 2 + ["dense"] * 2})
+    mixed = mixed.assign(vocabulary=64, width=8, batch=1, microseconds=[1, 9, 5, 5])
+    figure = report.picture(speed(), grown(1.0), mixed)
+    assert len(figure.axes) == 3
+    told = report.told(speed(), grown(1.0), mixed)
+    assert "2.00 times generate" in told and "power 1.00" in told and "k = 10" in told
+    assert list(report.readable(speed()).columns)[-1] == "peak memory, MB"
