@@ -290,7 +290,7 @@ def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[di
     is `output[prompt_len:]`. Rows for answers of two tokens or more: item, answer,
     beheaded (the answer without its first token), offset, text, cut: the two agree.
     """
-    answers = reading.direct(lm, vectors, max_new_tokens).ids
+    answers = reading.read_rows(lm, list(vectors[:, None]), max_new_tokens).ids
     outputs = reading.by_generate(lm, vectors[:, None], max_new_tokens)
 
     def show(ids):
