@@ -16,7 +16,7 @@ import torch
 
 from . import identity
 from .disturbing import special
-from .slicing import generated
+from .slicing import ended, generated
 from .stats import bootstrap
 
 if TYPE_CHECKING:
@@ -91,29 +91,38 @@ def frame(rows: list[dict]) -> pd.DataFrame:
     return table[list(heads)].rename(columns=heads).round(3)
 
 
-def swapped_answers(lm: LM, ids: list[int], max_new_tokens: int = 24) -> pd.DataFrame:
+def swapped_answers(
+    lm: LM, prompts: list[list[int]], max_new_tokens: int = 24
+) -> pd.DataFrame:
     """What the model says before and after its two commonest markers trade input rows.
 
     Start and end in Qwen's template; an ordinary token where there is one marker only.
-    Columns: prompt (as it is, or with the two ids exchanged), input rows, says. The
-    texts agree exactly as long as the model writes neither marker before its end.
+    The prompt shown is the first of `prompts` to which the model says something else
+    once the two ids are exchanged. Columns: prompt (as it is, or exchanged), input
+    rows, says: up to the first of the two that it writes, which it would read back by
+    the other row.
     """
-    token = marker(lm, [ids])
-    others = [i for i in ids if i != token]
-    kept = [i for i in others if i in special(lm)]
-    other = marker(lm, [kept]) if kept else _ordinary(lm, [ids])
+    token = marker(lm, prompts)
+    others = [[i for i in row if i != token] for row in prompts]
+    kept = [[i for i in row if i in special(lm)] for row in others]
+    other = marker(lm, kept) if any(kept) else _ordinary(lm, prompts)
     table = lm.model.get_input_embeddings()
     traded = torch.arange(table.weight.shape[0], device=lm.device)
     traded[[token, other]] = traded[[other, token]]
-    given = {"as it is": ids, "ids exchanged": traded[torch.tensor(ids)].tolist()}
-    rows = []
-    for tables in ("their own", "traded"):
-        swap = [(table, "weight", table.weight[traded])] if tables == "traded" else []
-        for prompt, row in given.items():
-            with identity.replaced(swap):
-                new = generated(lm, [row], "ids", max_new_tokens)[0][len(row) :]
-            rows.append((prompt, tables, lm.tokenizer.decode(new)))
-    return pd.DataFrame(rows, columns=["prompt", "input rows", "says"])
+
+    def says(row, swap) -> list[int]:
+        with identity.replaced([(table, "weight", table.weight[traded])] * swap):
+            new = generated(lm, [row], "ids", max_new_tokens)[0][len(row) :]
+        return ended(new, (token, other))
+
+    for row in prompts:
+        pair = {"as it is": row, "ids exchanged": traded[torch.tensor(row)].tolist()}
+        found = [(name, "their own", says(ids, False)) for name, ids in pair.items()]
+        if found[0][2] != found[1][2]:
+            break
+    found += [(name, "traded", says(ids, True)) for name, ids in pair.items()]
+    frame = pd.DataFrame(found, columns=["prompt", "input rows", "says"])
+    return frame.assign(says=lm.tokenizer.batch_decode(frame["says"].tolist()))
 
 
 def marker(lm: LM, prompts: list[list[int]]) -> int:

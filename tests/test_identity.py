@@ -138,7 +138,8 @@ def test_an_audit_tells_a_planted_model(planted):
 
 
 def test_a_reader_sees_the_answer_follow_the_row(tiny):
-    table = audit.swapped_answers(tiny, [1, 13, 2, 14, 15, 1], max_new_tokens=1)
+    prompts = [[1, 13, 2, 14, 15, 1], [1, 20, 2, 30, 31, 1]]
+    table = audit.swapped_answers(tiny, prompts, max_new_tokens=6)
     says = table.set_index(["prompt", "input rows"])["says"]
     assert says["as it is", "their own"] == says["ids exchanged", "traded"]
     assert says["as it is", "traded"] == says["ids exchanged", "their own"]
