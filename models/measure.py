@@ -26,6 +26,8 @@ BARS = {
     "next-token JS to the truth (bits)": "<= 0.02",
     "capitals, unseen fact x wording": ">= 0.98",
     "sums, unseen fact x wording": ">= 0.98",
+    "capitals in chat, unseen fact x wording": ">= 0.98",
+    "sums in chat, unseen fact x wording": ">= 0.98",
     "Spanish to English, unseen sentences": ">= 0.95",
     "English to Spanish, unseen sentences": ">= 0.95",
 }
