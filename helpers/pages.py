@@ -2,7 +2,6 @@
 
     read_book    an executed notebook with the cells where its figures and claims are
     body         its cells as HTML: sanitised, figures linked, wide things in a box
-    visible      control and direction marks spelled out, so that no text hides
     picture      what is known of a figure: alt text, claims, size
 
 Whatever a model wrote is text here: scripts, styles, forms, frames and event handlers
@@ -34,8 +33,7 @@ ATTRIBUTES = {
 }  # fmt: skip
 SHOWN = ["text/html", "text/markdown", "image/png", "image/svg+xml", "image/jpeg"]
 SHOWN += ["text/latex", "text/plain"]
-HIDDEN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
-HIDDEN += r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,6 @@ class Book:
     @property
     def page(self) -> str:
         return f"{self.name}.html"
-
-
-def visible(text: str) -> str:
-    """`text` with controls, direction marks and broken code points spelled out."""
-    return re.sub(HIDDEN, lambda c: c[0].encode("unicode_escape").decode(), text)
 
 
 def clean(html) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import jinja2
 
 from helpers import files, inputs, judging
-from helpers.pages import Book, Picture, body, picture, read_book, visible
+from helpers.pages import Book, Picture, body, picture, read_book
 
 PAGE = Path(__file__).parent / "page"
 MARK = ".made-by-make-site"
@@ -131,7 +131,7 @@ def write(
 
     def page(name, template, **more):
         text = env.get_template(template).render(common | more | {"page": name})
-        (folder / name).write_text(visible(text), encoding="utf-8")
+        (folder / name).write_text(files.visible(text), encoding="utf-8")
 
     page("index.html", "index.html.j2")
     page("claims.html", "claims.html.j2")

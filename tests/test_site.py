@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4 as nb
 
-from helpers import claims, figures, files, pages, site, stats
+from helpers import claims, figures, files, site, stats
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -130,7 +130,7 @@ def test_a_number_leads_to_its_row_cell_parameters_and_hashes(built):
 def test_model_text_is_shown_and_never_runs(built):
     for name in ("index.html", "claims.html", "02_translation.html"):
         html = text_of(built, name)
-        assert not re.search(pages.HIDDEN, html), name
+        assert not re.search(files.HIDDEN, html), name
         soup = BeautifulSoup(html, "html.parser")
         assert not soup.select("script, iframe, style, form, object, [onclick]"), name
         assert all(i["src"].startswith("figures/") for i in soup.select("img")), name
