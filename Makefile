@@ -17,7 +17,7 @@ ASKED := --set "$(SET)" --device "$(DEVICE)" --dtype "$(DTYPE)" --jobs "$(JOBS)"
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce verdicts test lint lab site models bench version-matrix
-.PHONY: publish clean
+.PHONY: publish clean kill-test twice
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -43,6 +43,12 @@ test: $(READY)  ## unit and property tests, then the committed notebooks; offlin
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile tests
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile \
 		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+kill-test: $(READY)  ## kill -9 reproduce ten times; each next run must be whole (slow)
+	@$(PY) -m tests.interrupt kills $(ASKED)
+
+twice: $(READY)  ## reproduce twice: same csv; with two threads: same verdicts (slow)
+	@$(PY) -m tests.interrupt twice $(ASKED)
 
 lint: $(READY)  ## ruff
 	@$(PY) -m ruff check .

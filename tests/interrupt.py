@@ -1,0 +1,168 @@
+"""Kill `make reproduce` at ten random moments, or run it twice and with two threads.
+
+    python -m tests.interrupt kills --set mini      ten kill -9, each run then finished
+    python -m tests.interrupt twice --set mini      the same csv twice; one thread, two
+
+Other options go to `helpers.run reproduce`, for example -p N_PROMPTS=10. All output
+goes to a folder of its own, so that neither figures/ nor runs/ is touched. Odd kills
+fall at a random time of the run, even ones within 50 ms of a file being put in place,
+where a half-kept notebook would be. The whole process is killed, or its group too.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from helpers import claims, files
+
+CACHED = {"HF_HUB_OFFLINE": "1"}
+
+
+def started(out: Path, asked: list[str], **env) -> subprocess.Popen:
+    """`helpers.run reproduce` with its output under `out`, in a group of its own."""
+    command = [sys.executable, "-m", "helpers.run", "reproduce", *asked]
+    more = os.environ | CACHED | {"REPRODUCE_OUT": str(out)} | env
+    log = open(out / "log", "a")
+    return subprocess.Popen(
+        command, cwd=files.ROOT, env=more, stdout=log, stderr=log,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(out: Path, asked: list[str], **env) -> float:
+    """Run to the end; seconds. RuntimeError with its last lines where it fails."""
+    began = time.monotonic()
+    if started(out, asked, **env).wait():
+        tail = (out / "log").read_text()[-2000:]
+        raise RuntimeError(f"reproduce did not finish:\n{tail}")
+    return time.monotonic() - began
+
+
+def results(out: Path, kinds=(".csv",)) -> dict[str, bytes]:
+    """The kept figures' data and the verdicts, by name."""
+    kept = sorted((out / "figures").rglob("*"))
+    return {
+        p.relative_to(out).as_posix(): p.read_bytes()
+        for p in kept
+        if p.suffix in kinds and not p.name.startswith(".")
+    }
+
+
+def half_written(out: Path, whole: dict[str, bytes], kinds) -> list[str]:
+    """Files in place that differ from the uninterrupted run's: none may."""
+    return [
+        name for name, data in results(out, kinds).items() if whole.get(name) != data
+    ]
+
+
+def wait_for_kill(out: Path, process, chance, number: int, seconds: float) -> str:
+    """Wait for a random moment; what it was."""
+    if number % 2:
+        moment = chance.uniform(0, seconds)
+        time.sleep(moment)
+        return f"after {moment:.1f} s"
+    count = chance.randint(1, 12)
+    while process.poll() is None and len(results(out, (".csv", ".png"))) < count:
+        time.sleep(0.002)
+    time.sleep(chance.uniform(0, 0.05))
+    return f"as file {count} was put in place"
+
+
+def kills(asked: list[str], count: int, seed: int, work: Path) -> int:
+    """`count` kills; each time the next run finishes with the same results."""
+    chance, kinds = random.Random(seed), (".csv", ".png", ".svg")
+    (work / "whole").mkdir()
+    seconds = finish(work / "whole", asked)
+    whole = results(work / "whole", kinds)
+    print(f"uninterrupted: {seconds:.0f} s, {len(whole)} files", flush=True)
+    if not whole:
+        raise RuntimeError("the uninterrupted run left no csv and no picture")
+    bad = 0
+    number = 0
+    while number < count:
+        number += 1
+        out = work / f"kill{number}"
+        out.mkdir()
+        process = started(out, asked)
+        when = wait_for_kill(out, process, chance, number, seconds)
+        if chance.random() < 0.5:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        status = process.wait()
+        if status != -signal.SIGKILL:  # it had ended before: draw another moment
+            number -= 1
+            shutil.rmtree(out)
+            continue
+        broken = half_written(out, whole, kinds)
+        took = finish(out, asked)
+        same = results(out, kinds) == whole
+        left = [*out.rglob(".staging/*"), *out.rglob("figures/*/.*")]
+        bad += bool(broken or left) or not same
+        print(
+            f"kill {number:2} {when:<30} status {status:3}; next run {took:5.0f} s; "
+            f"half-written {len(broken)}; left over {len(left)}; "
+            f"results {'equal' if same else 'DIFFER'}",
+            flush=True,
+        )
+        shutil.rmtree(out)
+    print(f"{count - bad} of {count} kills: finished, whole, equal")
+    return bad
+
+
+def twice(asked: list[str], work: Path) -> int:
+    """Two runs give the same csv; two threads flip no verdict."""
+    runs = {"first": "1", "second": "1", "two threads": "2"}
+    for name, threads in runs.items():
+        (work / name).mkdir()
+        alone = [*asked, "--jobs", "1"]
+        seconds = finish(work / name, alone, REPRODUCE_THREADS=threads)
+        print(f"{name}: {seconds:.0f} s", flush=True)
+    first, second, threads = (results(work / name) for name in runs)
+    differ = sorted(n for n in {*first, *second} if first.get(n) != second.get(n))
+    words = [{n: verdicts(d) for n, d in r.items() if "verdicts" in n}
+             for r in (first, threads)]  # fmt: skip
+    flipped = [
+        f"{id}: {word} -> {words[1][name].get(id)}"
+        for name in words[0]
+        for id, word in words[0][name].items()
+        if words[1].get(name, {}).get(id) != word
+    ]
+    print(f"csv files: {len(first)}; differ between two runs: {differ or 'none'}")
+    counted = sum(map(len, words[0].values()))
+    print(f"verdicts: {counted}; flipped by a second thread: {flipped or 'none'}")
+    return len(differ) + len(flipped) + (not first) + (counted != len(claims.claims()))
+
+
+def verdicts(data: bytes) -> dict[str, str]:
+    """id -> verdict word of a verdicts.csv."""
+    import io
+
+    import pandas as pd
+
+    frame = pd.read_csv(io.BytesIO(data))
+    return dict(zip(frame["id"], frame["verdict"]))
+
+
+def main() -> int:
+    top = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    top.add_argument("what", choices=("kills", "twice"))
+    top.add_argument("--count", type=int, default=10)
+    top.add_argument("--moments", type=int, default=0, help="seed of the moments")
+    args, asked = top.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if args.what == "twice":
+            return bool(twice(asked, work))
+        return bool(kills(asked, args.count, args.moments, work))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
