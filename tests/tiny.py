@@ -64,6 +64,6 @@ def named(name: str) -> LM:
     """A tiny model by family, or an embedded one by name."""
     if name in MINI:
         if not (ROOT / "models" / name / "SHA256").exists():
-            pytest.skip(f"models/{name} has not been trained yet: make models")
+            pytest.skip("this mini model has not been trained yet: make models")
         return load(name, device="cpu")
     return LM(tiny_model(name), tiny_tokenizer(), f"tiny-{name}")
