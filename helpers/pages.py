@@ -198,12 +198,12 @@ def _table(wide) -> None:
     for head in wide.select("th"):
         head["scope"] = "col" if head.find_parent("thead") else "row"
     lines = [line.find_all(["th", "td"]) for line in wide.select("tr")]
-    for column in range(max(map(len, lines), default=0)):
-        cells = [line[column] for line in lines if column < len(line)]
-        texts = (c.get_text().strip() for c in cells if c.get("scope") != "col")
+    for column in range(1, 1 + max(map(len, lines), default=0)):  # from the right:
+        cells = [line[-column] for line in lines if column <= len(line)]  # rowspans
+        texts = [c.get_text().strip() for c in cells if c.get("scope") != "col"]
         if not all(re.fullmatch(r"[-+\d.,e% ]*|nan|None|<NA>", t) for t in texts):
             for cell in cells:
-                cell["class"] = "text"
+                cell["class"] = "text long" if max(map(len, texts)) > 30 else "text"
 
 
 def _caption(soup, image, pictures: dict[str, Picture]) -> None:

@@ -121,7 +121,7 @@ def write(
         loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    env.filters["number"] = number
+    env.filters |= {"number": number, "reasons": reasons}
     common = {
         "set": set, "books": books, "claims": claims(set, verdicts, books, pictures),
         "pictures": pictures, "models": models(kept, books),
@@ -173,6 +173,18 @@ def number(row: dict) -> str:
     value, low, high = (f"{float(row[key]):.4g}" for key in NUMBERS)
     interval = "" if low == high else f" (95 % interval {low} to {high})"
     return f"{value}{interval}, n = {float(row['n']):.0f}"
+
+
+def reasons(claim: dict) -> list[tuple[str, list[str]]]:
+    """A reason as (cell, clauses) pairs; the cell is "" where it speaks of them all."""
+    cells, out = {row["cell"] for row in claim["rows"]}, [("", [])]
+    for clause in claim["reason"].split("; "):
+        cell, colon, rest = clause.partition(": ")
+        if colon and cell in cells:
+            out.append((cell, []))
+            clause = rest
+        out[-1][1].append(clause)
+    return [pair for pair in out if pair[1]]
 
 
 def provenance(kept: Path, book: Book) -> dict:
