@@ -268,13 +268,18 @@ def mixture_bars(frame, step="step", token="token", prob="prob", panel=None, tit
 
 
 @styled
-def table(frame, title="", most=44):
-    """A frame of text and rounded numbers as a picture."""
-    text = [[_cell(v, most) for v in row] for row in frame.itertuples(index=False)]
+def table(frame, title="", most=44, split=None):
+    """A frame of text and rounded numbers as a picture. split: where cells break."""
+    rows = frame.itertuples(index=False)
+    text = [[_cell(v, most, split) for v in row] for row in rows]
     heads = [str(c) for c in frame.columns]
-    widths = [max(len(r[i]) for r in [heads, *text]) + 2 for i in range(len(heads))]
-    figure = Figure(figsize=(max(6.0, 0.135 * sum(widths)), 0.46 * (len(text) + 2.4)))
-    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 - 0.6 / (len(text) + 2.4)))
+    lines = [[line for r in [heads, *text] for line in r[i].split("\n")]
+             for i in range(len(heads))]  # fmt: skip
+    widths = [max(map(len, column)) + 2 for column in lines]
+    tall = max((cell.count("\n") for row in text for cell in row), default=0)
+    room = len(text) * (1 + 0.6 * tall) + 2.4  # in lines
+    figure = Figure(figsize=(max(6.0, 0.135 * sum(widths)), 0.46 * room))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 - 0.6 / room))
     axes.axis("off")
     drawn = axes.table(text, colLabels=heads, cellLoc="left", colLoc="left",
                        bbox=(0, 0, 1, 1),
@@ -287,5 +292,8 @@ def table(frame, title="", most=44):
     return figure
 
 
-def _cell(value, most: int) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else readable(value, most)
+def _cell(value, most: int, split=None) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    pieces = str(value).split(split) if split else [value]
+    return "\n".join(readable(piece, most) for piece in pieces)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .compiled import compiled
 from .forward import Cached, batches, checked, loaded, prompt_embeds

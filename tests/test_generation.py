@@ -1,0 +1,228 @@
+"""Notebook 01's helpers: prompts, chains, norms, early stop, the recipe, Table 4.1."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from helpers import (
+    MixtureConfig,
+    chains,
+    generate_concepts,
+    norms,
+    printed,
+    recipe,
+    stopping,
+    writing,
+)
+from helpers.claims import claim_row, parts
+from helpers.decode import ConceptTrace
+
+PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
+IDS = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
+
+
+def test_the_suite_starts_with_the_write_ups_prompts_and_has_no_doubles():
+    prompts = writing.suite(110)
+    assert prompts[:2] == PROMPTS[:2]
+    assert len(prompts) == len(set(prompts)) == 112
+    assert writing.suite(60) == prompts[:62]
+    for n in (0, 10_000):
+        with pytest.raises(ValueError, match=f"n={n}"):
+            writing.suite(n)
+
+
+@pytest.mark.parametrize("name", ["mini-gpt2", "mini-qwen2"])
+def test_the_measured_parts_are_those_of_the_rules(name):
+    lm = pytest.importorskip("helpers").load(name, device="cpu")
+    prompts = writing.suite(6)
+    found = {"G1": writing.identity_parts(writing.identity_rows(lm, prompts, 6))}
+    gaps = recipe.sharpening_rows([lm], prompts, MixtureConfig(), random=40)
+    found["G2"] = recipe.sharpening_parts(gaps)
+    said = chains.chain_rows(lm, prompts, 6)
+    found["G7"] = chains.chain_parts(said)
+    trace = generate_concepts(
+        lm, prompts, 6, MixtureConfig.appendix(), stop_at_eos=False
+    )
+    steps = norms.step_rows(lm, trace)
+    found["G4"] = norms.drift_parts(steps)
+    targets = writing.as_targets(list(said[said.kind == "greedy"].ids), 6)
+    clips = norms.clip_rows(lm, prompts, trace, *targets)
+    found["G3"] = norms.range_parts(clips, steps)["all rows"]
+    runs = stopping.free_runs(generate_concepts(lm, prompts, 30))
+    lengths = stopping.stop_lengths(runs, *stopping.choose(stopping.sweep(runs)))
+    found["G5"] = stopping.stop_parts(stopping.stop_rows(runs, lengths))
+    snippet, full = recipe.snippet_rows(lm, prompts), [run.length for run in runs]
+    changed = recipe.clipped_rate(lm, trace)
+    found["G8"] = recipe.snippet_parts(snippet, changed, full, lengths)
+    for claim, own in found.items():
+        assert set(parts(claim)) <= set(own), claim
+    # what holds whatever the model has learnt
+    assert all(part.value == 0 for part in found["G1"].values())
+    assert found["G2"]["deviation"].value < 1e-12
+    assert found["G3"]["hull_violations"].value == 0
+    assert (steps.ratio <= 1 + 1e-9).all()
+    assert found["G8"]["weight_deviation"].value < 1e-9
+    assert found["G8"]["batch_failure_rate"].value == 1
+
+
+# What a model expects
+
+
+def test_predictions_are_what_the_loop_said(lm):
+    if lm.tokenizer is None:
+        pytest.skip("needs a tokenizer")
+    trace = generate_concepts(lm, PROMPTS, 6, stop_at_eos=False)
+    top, log_p = writing.predictions(lm, PROMPTS, trace.vectors)
+    assert torch.equal(top, trace.indices[..., 0].cpu())
+    assert (log_p <= 0).all() and log_p.shape == (3, 6)
+    other = (top + 1) % lm.embed.shape[0]
+    assert (writing.predictions(lm, PROMPTS, trace.vectors, other)[1] < log_p).all()
+
+
+def test_identity_rows_see_a_difference(monkeypatch, mini):
+    plain = (MixtureConfig(temperature=20.0, alpha=1.0), writing.rules.random_tokens(0))
+    monkeypatch.setitem(writing.DEGENERATE, "mismatch_onehot", plain)
+    found = writing.identity_parts(writing.identity_rows(mini, PROMPTS, 6))
+    assert found["mismatch_onehot"].value > 0 and found["mismatch_k1"].value == 0
+
+
+@pytest.fixture(scope="module")
+def mini():
+    from helpers import load
+
+    return load("mini-gpt2", device="cpu")
+
+
+def test_chains_of_floors_differ_only_in_what_is_fed(mini):
+    rows = chains.chain_rows(mini, PROMPTS * 4, 6)
+    first = rows.assign(first=rows.ids.str[0]).groupby("prompt")["first"]
+    assert (first.nunique() == 1).all()
+    greedy = rows[rows.kind == "greedy"]
+    assert (greedy.agreement == 1).all() and (greedy.rouge_l == 1).all()
+    by_step = chains.agreement_by_step(rows, 6)
+    assert (by_step[by_step.step == 1].share == 1).all()
+
+
+def test_sayable_knows_what_the_corpus_says(mini):
+    from models.corpus import covers
+
+    rows = [(0, "right", " Paris."), (0, "wrong", " known the sea.")]
+    rows.append((1, "right", " 4."))
+    rows = pd.DataFrame(rows, columns=["prompt", "kind", "text"])
+    rows["ids"] = [mini.tokenizer(text)["input_ids"] for text in rows.text]
+    found = chains.sayable(mini, [*PROMPTS[:2], "xyzzy"], rows, covers)
+    assert found.to_dict() == {"right": 1.0, "wrong": 0.0}
+
+
+# Norms
+
+
+def test_clipping_by_a_range_that_holds_everything_changes_nothing(mini):
+    trace = generate_concepts(
+        mini, PROMPTS, 4, MixtureConfig.appendix(), stop_at_eos=False
+    )
+    targets = trace.indices[..., 0].cpu(), torch.tensor([4, 4, 2])
+    rows = norms.clip_rows(mini, PROMPTS, trace, *targets)
+    box = rows[rows.range == "per coordinate"]
+    assert not box[["above", "below", "both", "upper", "lower"]].to_numpy().any()
+
+
+@pytest.mark.parametrize("name", norms.RANGES)
+def test_what_lies_outside_is_seen_and_brought_back(mini, name):
+    low, high = norms.limits(mini, name)
+    x = torch.stack([mini.embed[0] * 100, mini.embed[0] * 1e-3, mini.embed.mean(0)])
+    above, below = norms.outside(x, name, low, high)
+    assert above[0] and (below[1] or name == "per coordinate")
+    inside = norms.clipped(x, name, low, high)
+    assert not torch.stack(norms.outside(inside, name, low, high)).any()
+
+
+# Stopping
+
+
+def trace_of(ids, entropy):
+    ids, entropy = torch.tensor(ids), torch.tensor(entropy)
+    one = torch.ones(*ids.shape, 1)
+    lengths = torch.full((len(ids),), ids.shape[1])
+    return ConceptTrace(one, ids[..., None], entropy, one, one > 0, lengths)
+
+
+def test_stop_lengths_are_the_loops_own(mini):
+    runs = stopping.free_runs(generate_concepts(mini, PROMPTS, 24))
+    for nats, run in ((0.03, 2), (0.3, 4), (1.0, 3), (0.0, 1)):
+        config = MixtureConfig(stop_entropy=nats, stop_run=run)
+        stopped = generate_concepts(mini, PROMPTS, 24, config).lengths.tolist()
+        assert stopping.stop_lengths(runs, nats, run) == stopped
+
+
+def test_a_loop_starts_where_nothing_new_is_said():
+    assert stopping.loop_start(list(range(40))) is None
+    assert stopping.loop_start([*range(8), *[1, 2, 3] * 12]) in range(6, 11)
+
+
+def test_a_stop_that_sees_loops_beats_the_random_stop_and_a_blind_one_does_not():
+    rng = np.random.default_rng(0)
+    loop = [[*range(10), *[1, 2, 3] * 20] for _ in range(30)]
+    talk = [list(rng.permutation(70)) for _ in range(30)]
+    calm = [[2.0] * 10 + [0.0] * 60 for _ in range(30)]
+    awake = [[2.0] * 70 for _ in range(30)]
+    runs = stopping.free_runs(trace_of(loop + talk, calm + awake))
+    swept = stopping.sweep(runs)
+    found = stopping.stop_parts(
+        stopping.stop_rows(runs, stopping.stop_lengths(runs, *stopping.choose(swept)))
+    )
+    assert found["loop_rate_free"].value == 0.5
+    assert found["loop_difference"].high < -0.1
+    assert found["stopped_looping"].low > found["stopped_looping_random"].high
+    blind = stopping.free_runs(trace_of(loop + talk, awake[:15] * 2 + calm[:15] * 2))
+    rows = stopping.stop_rows(blind, stopping.stop_lengths(blind, 0.3, 4))
+    assert stopping.stop_parts(rows)["loop_difference"].low > -0.05
+
+
+# The recipe
+
+
+def test_sharpening_is_a_temperature_and_the_measure_can_say_otherwise(monkeypatch):
+    z = torch.randn(20, 99)
+    sharp, cold = recipe.two_ways(z, MixtureConfig(top_k=7))
+    assert (sharp - cold).abs().max() < 1e-12
+    other = recipe.two_ways(z, MixtureConfig(top_k=7, alpha=1.0))[0]
+    assert (sharp - other).abs().max() > 1e-3
+
+
+def test_the_snippet_fails_on_the_shape_a_model_gives():
+    embed, z = torch.randn(99, 16), torch.randn(99)
+    weights, concept = recipe.snippet(z, embed)
+    assert weights.shape == (50,) and concept.shape == (16,)
+    with pytest.raises(RuntimeError, match="50"):
+        recipe.snippet(z[None], embed)
+
+
+# Table 4.1
+
+
+def test_table_4_1_is_read_and_fitted():
+    paper = claim_row("G6")["paper_value"]
+    cells = printed.paper_cells(paper)
+    assert len(cells) == 8 and cells.token[4] == " "
+    rows = cells.assign(setting="raw", model="right")[
+        ["prompt", "setting", "step", "token", "prob", "model"]
+    ]
+    rows["token"] = [t if t == " " else f" {t}" for t in rows.token]
+    wrong = rows.assign(prob=0.5, model="wrong")
+    best = printed.best_fit(printed.fits(pd.concat([wrong, rows]), paper))
+    assert set(best.model) == {"right"} and (best.weight == best.prob).all()
+    assert printed.said(rows[:2]) == '77% " Paris", 8% " located"'
+
+
+def test_the_table_stands_beside_the_truth(mini):
+    from models.corpus import true_next
+
+    rows = printed.table_rows(mini, PROMPTS[:2], true_next).assign(model="mini-gpt2")
+    sums = rows.groupby(["prompt", "setting", "step"]).prob.sum()
+    assert np.allclose(sums.drop("raw", level="setting"), 1, atol=1e-3)
+    assert set(rows.setting) == {*printed.SETTINGS, "true"}
+    wide = printed.table_41(rows, claim_row("G6")["paper_value"])
+    assert list(wide["write-up"])[0] == '77% "Paris", 8% "located"'
+    assert len(wide) == 4 and "Paris" in wide["true"][0]
