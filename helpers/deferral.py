@@ -1,6 +1,6 @@
 """Does putting off the choice of a token help? (CLAIMS.md N6)
 
-    sums_of_three, two_sentences    tasks that take more than a glance
+    sums, two_sentences    tasks that take more than a glance
     answers      the text each way of decoding gives, the same number of steps for each
     correct      whether a text begins with the answer
     score_task   right or wrong, by way, on a task where greedy leaves headroom
@@ -29,12 +29,11 @@ HEADROOM = (0.4, 0.8)  # greedy scores between which a difference could show
 WAYS = ("discrete", "continuous", "gated", "sampled")
 
 
-def sums_of_three(n, seed=0, keep=None) -> list[tuple[str, str]]:
-    """(prompt, answer) of `n` sums a + b + c of 0 to 10, if `keep(a, b, c)`."""
-    facts = [abc for abc in product(range(11), repeat=3)
-             if keep is None or keep(*abc)]  # fmt: skip
+def sums(terms, n, seed=0, keep=None) -> list[tuple[str, str]]:
+    """(prompt, answer) of `n` sums of `terms` numbers 0 to 10 that `keep(*numbers)`."""
+    facts = [x for x in product(range(11), repeat=terms) if keep is None or keep(*x)]
     chosen = random.Random(seed).sample(facts, min(n, len(facts)))
-    return [(f"{a} plus {b} plus {c} equals", str(a + b + c)) for a, b, c in chosen]
+    return [(f"{' plus '.join(map(str, x))} equals", str(sum(x))) for x in chosen]
 
 
 def two_sentences(items, n, seed=0) -> list[tuple[str, str]]:
@@ -83,21 +82,23 @@ def own_ahead(lm, c, keep=100):
     return normal(p) @ next_probs(lm, c.prefix, lm.embed[ids.to(lm.embed.device)])
 
 
-def score_task(lm, items, steps, seed=0) -> pd.DataFrame:
+def score_task(lm, items, steps, seed=0, screen=60) -> pd.DataFrame:
     """Right (1) or wrong (0) by way for (prompt, answer) `items`.
 
-    Only the discrete way is run where it leaves no headroom; the others are then NaN.
+    The first `screen` items are asked greedily first; where they leave no headroom
+    nothing more is run, and the other ways are NaN.
     """
-    prompts, golds = zip(*items)
 
-    def scores(ways):
+    def scores(items, ways):
+        prompts, golds = zip(*items)
         texts = answers(lm, list(prompts), steps, ways, seed=seed)
-        return {way: [float(correct(text, gold)) for text, gold in zip(said, golds)]
-                for way, said in texts.items()}  # fmt: skip
+        right = {way: [float(correct(text, gold)) for text, gold in zip(said, golds)]
+                 for way, said in texts.items()}  # fmt: skip
+        return pd.DataFrame(right, columns=WAYS, dtype=float)
 
-    table = pd.DataFrame(scores(WAYS[:1]), columns=WAYS)
+    table = scores(items[:screen], WAYS[:1])
     if HEADROOM[0] <= table.discrete.mean() <= HEADROOM[1]:
-        table = table.assign(**scores(WAYS[1:]))
+        return scores(items, WAYS)
     return table
 
 
@@ -130,10 +131,11 @@ def ahead_rows(lm, found, targets, gate=1.0) -> pd.DataFrame:
     """
     rows = []
     for c, target in zip(found, targets, strict=True):
-        fed = torch.cat([c.concept[None], lm.embed[c.indices]])
+        likely = c.probs > 1e-4  # the others are drawn too rarely to count
+        fed = torch.cat([c.concept[None], lm.embed[c.indices[likely]]])
         guess = next_probs(lm, c.prefix, fed).argmax(-1)
         hit = target.double()[guess]
-        weights = normal(c.probs)
+        weights = normal(c.probs[likely])
         scores = {"discrete": hit[1], "continuous": hit[0],
                   "gated": hit[0] if c.entropy > gate else hit[1],
                   "sampled": weights @ hit[1:], "best": target.max()}  # fmt: skip

@@ -20,6 +20,8 @@ from torch import Tensor
 from .mixture import mix
 from .stats import entropy_bits, js_bits, kl_bits
 
+READERS = ["mixture", "other", "random"]  # what `bits_rows` feeds to the next step
+
 
 @dataclass(frozen=True, eq=False)
 class Context:
@@ -60,8 +62,9 @@ def next_probs(lm, prefix, vectors, batch=512) -> Tensor:
     call = {"use_cache": True, "logits_to_keep": 1}
     read = lm.model(inputs_embeds=prefix[None], **call).past_key_values
     found = []
-    for part in vectors.to(prefix).split(batch):
-        cache = copy.deepcopy(read)
+    parts = vectors.to(prefix).split(batch)
+    for n, part in enumerate(parts):
+        cache = read if n == len(parts) - 1 else copy.deepcopy(read)
         cache.batch_repeat_interleave(len(part))
         out = lm.model(inputs_embeds=part[:, None], past_key_values=cache, **call)
         found.append(out.logits[:, -1].cpu().double().softmax(-1))
@@ -69,7 +72,7 @@ def next_probs(lm, prefix, vectors, batch=512) -> Tensor:
 
 
 def mixture_bits(weights, members, mixture) -> dict:
-    """N3 for one mixture: weights (K,), members P_i (K,V), the top one first, P_m (V,).
+    """N3: weights (K,), members P_i (K,V), the top one first, and readings P_m (...,V).
 
     distribution = H(w). available = H(q) - sum_i w_i H(P_i), q = sum_i w_i P_i: what
     knowing which member was meant would tell of the token after. usable = KL(q||P_top):
@@ -80,15 +83,14 @@ def mixture_bits(weights, members, mixture) -> dict:
     weights = normal(weights)
     q = weights @ members
     usable = kl_bits(q, members[0])
-    bits = {
-        "distribution": entropy_bits(weights),
-        "available": entropy_bits(q) - weights @ entropy_bits(members),
-        "usable": usable,
-        "used": usable - kl_bits(q, mixture),
-        "js_mixture": js_bits(q, mixture),
-        "js_top": js_bits(q, members[0]),
+    return {
+        "distribution": float(entropy_bits(weights)),
+        "available": float(entropy_bits(q) - weights @ entropy_bits(members)),
+        "usable": float(usable),
+        "used": (usable - kl_bits(q, mixture)).tolist(),
+        "js_mixture": js_bits(q, mixture).tolist(),
+        "js_top": float(js_bits(q, members[0])),
     }
-    return {name: float(value) for name, value in bits.items()}
 
 
 def bits_rows(lm, found, truths=None, seed=0) -> pd.DataFrame:
@@ -108,13 +110,13 @@ def bits_rows(lm, found, truths=None, seed=0) -> pd.DataFrame:
         p = next_probs(lm, c.prefix, torch.cat([fed, lm.embed[c.indices]]))
         facts = {"prompt": c.prompt, "step": c.step, "top": int(c.indices[0]),
                  "p_max": float(c.probs[0])}  # fmt: skip
-        for reader, read in zip(("mixture", "other", "random"), p):
-            bits = {"reader": reader} | mixture_bits(c.probs, p[3:], read)
-            if truth is not None:
-                bits["true_usable"] = float(kl_bits(truth, p[3]))
-                bits["true_used"] = bits["true_usable"] - float(kl_bits(truth, read))
-            rows.append(facts | bits)
-    return pd.DataFrame(rows)
+        bits = facts | {"reader": READERS} | mixture_bits(c.probs, p[3:], p[:3])
+        if truth is not None:
+            usable = kl_bits(truth, p[3])
+            bits["true_usable"] = float(usable)
+            bits["true_used"] = (usable - kl_bits(truth, p[:3])).tolist()
+        rows.append(pd.DataFrame(bits))
+    return pd.concat(rows, ignore_index=True)
 
 
 def normal(weights) -> Tensor:
@@ -133,10 +135,10 @@ def bits_line(lm, found, recovered, seed=0) -> pd.DataFrame:
     rows["token"] = [f"{c.step + 1} {lm.tokenizer.decode([int(c.indices[0])])}"
                      for c in found]  # fmt: skip
     kinds = {
-        "in the distribution": rows.distribution,
-        "in the vector": rows.distribution * pd.Series(recovered, dtype=float),
-        "available to the next step": rows.available,
-        "used by it": rows.used,
+        "distribution": rows.distribution,
+        "vector": rows.distribution * pd.Series(recovered, dtype=float),
+        "available": rows.available,
+        "used": rows.used,
     }
     return pd.concat([pd.DataFrame({"token": rows.token, "kind": kind, "bits": bits})
                       for kind, bits in kinds.items()], ignore_index=True)  # fmt: skip

@@ -151,15 +151,19 @@ def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), also="omp", s
     return pd.DataFrame(rows)
 
 
-def planted_mixtures(vocabulary: int, ks, shapes=("flat", "peaked"), repeats=3, seed=0):
-    """Random supports of each size in `ks`: (shape, indices, weights), seeded."""
+def planted_mixtures(tokens, ks, shapes=("flat", "peaked"), repeats=3, seed=0):
+    """Random supports of each size in `ks`: (shape, indices, weights), seeded.
+
+    tokens: the ids to draw from, or their number. Sizes above that are left out.
+    """
     rng = np.random.default_rng(seed)
-    return [(shape, rng.choice(vocabulary, k, replace=False), planted_weights(k, shape))
+    ks = [k for k in ks if k <= (tokens if isinstance(tokens, int) else len(tokens))]
+    return [(shape, rng.choice(tokens, k, replace=False), planted_weights(k, shape))
             for shape in shapes for k in ks for _ in range(repeats)]  # fmt: skip
 
 
-def recovery_sweep(embed, widths, fractions, repeats=2, seed=0) -> pd.DataFrame:
-    """Planted mixtures of k = fraction x width random tokens, at several widths.
+def recovery_sweep(embed, tokens, widths, fractions, repeats=2, seed=0):
+    """Planted mixtures of k = fraction x width of `tokens` (ids), at several widths.
 
     A smaller width keeps the first columns of `embed` (V,D). Number formats are
     compared at the largest width, float32 elsewhere. Adds the column k / width.
@@ -167,7 +171,7 @@ def recovery_sweep(embed, widths, fractions, repeats=2, seed=0) -> pd.DataFrame:
     found = []
     for width in widths:
         ks = sorted({max(1, round(f * width)) for f in fractions})
-        mixtures = planted_mixtures(len(embed), ks, repeats=repeats, seed=seed)
+        mixtures = planted_mixtures(tokens, ks, repeats=repeats, seed=seed)
         formats = ("float32", "bfloat16") if width == max(widths) else ("float32",)
         found.append(recovery_rows(embed[:, :width], mixtures, formats))
     rows = pd.concat(found, ignore_index=True)

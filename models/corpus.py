@@ -137,8 +137,10 @@ def true_next(tokenizer, prompt: str) -> torch.Tensor:
     """
     ids = tokenizer(prompt)["input_ids"]
     out = torch.zeros(len(tokenizer), dtype=torch.float64)
-    for text, probability in true_continuations(prompt).items():
-        full = tokenizer(prompt + text)["input_ids"] + [tokenizer.eos_token_id]
+    known = true_continuations(prompt)
+    rows = tokenizer([prompt + text for text in known])["input_ids"] if known else []
+    for full, probability in zip(rows, known.values(), strict=True):
+        full = [*full, tokenizer.eos_token_id]
         if full[: len(ids)] == ids:
             out[full[len(ids)]] += probability
     if not out.sum():

@@ -33,6 +33,16 @@ def test_deferring_pays_for_a_whole_reader_only():
     assert row.sampled == pytest.approx(float(sampled))
 
 
+def test_tasks_state_their_own_answers():
+    for prompt, gold in deferral.sums(3, 5, keep=lambda a, b, c: a == 7):
+        assert prompt.startswith("7 plus ") and prompt.endswith(" equals")
+        assert sum(int(x) for x in prompt.split()[::2] if x.isdigit()) == int(gold)
+    from helpers.prompts import SUITES
+
+    prompt, gold = deferral.two_sentences(SUITES["spanish"], 1)[0]
+    assert prompt.count(".") == gold.count(".") == 2
+
+
 def test_the_gate_takes_the_top_token_where_the_model_is_sure():
     found = [context([0.5, 0.3, 0.2])]  # entropy 0: sure
     target = TABLE.mean(0)
