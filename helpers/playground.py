@@ -79,14 +79,15 @@ def page(seen: Look, prompt: str) -> str:
     rows = "".join(
         f"<tr><td>{t}</td><td style='width:26em'>{_bar(step)}</td>"
         f"<td>{step.entropy:.2f}</td><td><code>{_said(step.nearest)}</code></td>"
-        f"<td>{_said(step.read)}</td></tr>"
+        f"<td>{_said(step.read.strip())}</td></tr>"
         for t, step in enumerate(seen.steps, 1)
     )
     cells = "".join(f"<th style='text-align:left'>{head}</th>" for head in heads)
+    chain, rest = _said(seen.chain.strip()), _said(seen.goes_on.strip())
     return (
         f"<table style='border-spacing:.6em .2em'><tr>{cells}</tr>{rows}</table>"
-        f"<p><b>Top tokens:</b> {_said(prompt)}<mark>{_said(seen.chain)}</mark></p>"
-        f"<p><b>It goes on:</b> {_said(seen.goes_on) or '<i>(it ends here)</i>'}</p>"
+        f"<p><b>Top tokens:</b> {_said(prompt)} <mark>{chain}</mark></p>"
+        f"<p><b>It goes on:</b> {rest or '<i>(it ends here)</i>'}</p>"
     )
 
 
@@ -95,10 +96,10 @@ def _bar(step: Step) -> str:
     parts = []
     for (token, p), fill in zip(step.tokens, FILLS * len(step.tokens)):
         label = readable(token, 14)
-        shown = f"{escape(label)} {100 * p:.0f}%" if p >= 0.15 else ""
+        shown = f"{100 * p:.0f}% {escape(label)}" if p >= 0.1 else ""
         parts.append(
             f"<span style='flex:{p:.4f} 0 0;background:{fill};color:#111;"
-            f"overflow:hidden;white-space:nowrap;padding:0 .2em' "
+            f"overflow:hidden;white-space:nowrap;min-width:0;text-indent:.2em' "
             f"title='{escape(label)} {100 * p:.1f}%'>{shown}</span>"
         )
     edge = "1px solid transparent" if step.mixed else "2px solid #D55E00"

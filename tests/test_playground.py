@@ -62,7 +62,7 @@ def test_every_widget_redraws_the_page(panel):
 
 def test_top_k_one_is_one_token_a_step(panel):
     panel.top_k.value = 1
-    assert re.findall(r"(\d+)%</span>", panel.page.value) == ["100"] * 4
+    assert re.findall(r">(\d+)% ", panel.page.value) == ["100"] * 4
 
 
 @pytest.mark.parametrize("prompt", ["", "word " * 400])
