@@ -3,9 +3,6 @@
     read_book    an executed notebook with the cells where its figures and claims are
     body         its cells as HTML: sanitised, figures linked, wide things in a box
     picture      what is known of a figure: alt text, claims, size
-
-Whatever a model wrote is text here: scripts, styles, forms, frames and event handlers
-do not survive, nor does any address that a page would fetch by itself.
 """
 
 import base64
@@ -15,25 +12,15 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import bleach
 import nbformat
 from bs4 import BeautifulSoup
-from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from helpers import files
+from helpers.markup import clean, formula, prose
 
-TAGS = """a abbr b blockquote br code dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr
-i img li ol p pre s small span strong sub summary sup table tbody td tfoot th thead tr
-tt u ul""".split()
-ATTRIBUTES = {
-    "*": ["class"], "a": ["href", "title"], "img": ["src", "alt", "width", "height"],
-    "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"], "ol": ["start"],
-}  # fmt: skip
 SHOWN = ["text/html", "text/markdown", "image/png", "image/svg+xml", "image/jpeg"]
 SHOWN += ["text/latex", "text/plain"]
-
 
 
 @dataclass(frozen=True)
@@ -63,28 +50,6 @@ class Book:
     @property
     def page(self) -> str:
         return f"{self.name}.html"
-
-
-def clean(html) -> str:
-    """HTML with nothing in it that runs, loads or styles by itself."""
-    html = html.decode() if isinstance(html, bytes) else str(html)
-    html = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|\Z)", "", html)
-    return bleach.clean(html, TAGS, ATTRIBUTES, ["http", "https", "mailto"], strip=True)
-
-
-class Prose(IPythonRenderer):
-    """Markdown in which a formula is code of its own, made MathML once all is clean."""
-
-    def inline_math(self, body: str) -> str:
-        return f'<code class="math">{self.escape_html(body)}</code>'
-
-    block_math = inline_math
-
-
-def prose(markdown: str) -> str:
-    """HTML of a Markdown cell, not yet clean."""
-    shape = Prose(escape=False, exclude_anchor_links=True)
-    return MarkdownWithMath(renderer=shape).render(markdown)
 
 
 def picture(png: Path) -> Picture:
@@ -165,20 +130,11 @@ def body(book: Book, pages: set[str], pictures: dict[str, Picture]) -> str:
         _table(wide)
         box = {"class": "scroll", "tabindex": "0", "role": "region"}
         wide.wrap(soup.new_tag("div", attrs=box | {"aria-label": f"Table {count}"}))
-    for formula in soup.select("code.math"):
-        _formula(formula)
+    for code in soup.select("code.math"):
+        formula(code)
     for block in soup.select("pre"):
         block["tabindex"] = "0"
     return str(soup)
-
-
-def _formula(code) -> None:
-    """MathML in place of a formula; one that cannot be read stays as it was typed."""
-    try:
-        made = convert(code.get_text())
-    except Exception:  # the converter has no common class of errors
-        return
-    code.replace_with(BeautifulSoup(made, "html.parser"))
 
 
 def _resolve(link, pages: set[str]) -> None:
@@ -196,7 +152,8 @@ def _resolve(link, pages: set[str]) -> None:
 def _table(wide) -> None:
     """Name a table's headers, and set text to the left, numbers to the right."""
     for head in wide.select("th"):
-        head["scope"] = "col" if head.find_parent("thead") else "row"
+        alone = head.find_parent("thead") or not head.find_parent("tr").td
+        head["scope"] = "col" if alone else "row"
     lines = [line.find_all(["th", "td"]) for line in wide.select("tr")]
     for column in range(1, 1 + max(map(len, lines), default=0)):  # from the right:
         cells = [line[-column] for line in lines if column <= len(line)]  # rowspans

@@ -15,6 +15,8 @@ from helpers import claims, figures, files, site, stats
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
+STYLED = " style='color:#111;position:fixed' title='t'"
+STYLED += "><b style='background:url(https://example.org/a.png)'>b</b"
 PROSE = """# 02 Reading: can a model read what it writes?
 
 Claims R1 and R2. See [generation](01_generation.ipynb), [nowhere](../gone.md) and
@@ -53,7 +55,7 @@ def notebook(picture):
                     "stream", text=f"{HOSTILE}\n\u202eabc\x07 {'long ' * 60}\n"
                 ),
                 output(html=wide._repr_html_()),
-                output(html=f"<p onclick='x()'>kept</p>{HOSTILE}"),
+                output(html=f"<p onclick='x()'{STYLED}>kept</p>{HOSTILE}"),
             ],
         ),
         nb.new_code_cell('claims.record(rows, SET, "02_translation")'),
@@ -138,6 +140,7 @@ def test_model_text_is_shown_and_never_runs(built):
     page = text_of(built, "02_translation.html")
     assert "&lt;script&gt;document.title" in page and r"\u202eabc\x07" in page
     assert "example.org" not in page.replace("https://example.org</", "")
+    assert '<p style="color:#111;" title="t">' in page and "<b>b</b>" in page
     assert '<a href="https://arxiv.org/abs/2412.06769" rel="noreferrer">' in page
     assert re.search("Text <math.*<msub><mi>w.*</math> and <code class=.math.>", page)
     assert "nowhere" in page and "gone.md" not in page
@@ -199,7 +202,7 @@ OPEN = """() => {
   document.querySelectorAll('details').forEach(d => d.open = true);
   document.querySelectorAll('img').forEach(i => i.loading = 'eager');
 }"""
-LOOK = """width => ({
+LOOK = """() => ({
   width: document.documentElement.scrollWidth,
   wide: [...document.querySelectorAll('main *')].filter(e =>
     e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, pre')
@@ -211,7 +214,7 @@ LOOK = """width => ({
     [a.href, a.textContent.trim() || a.querySelector('img')?.alt]),
   boxes: [...document.querySelectorAll('.scroll, pre')].filter(e =>
     e.scrollWidth > e.clientWidth && e.tabIndex < 0).length,
-  faint: [...document.querySelectorAll('body *')].filter(e => width > 400 &&
+  faint: [...document.querySelectorAll('body *')].filter(e =>
     [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim())).map(e => {
       const rgb = c => (c.match(/[\\d.]+/g) || []).map(Number);
       let at = e, ground = [255, 255, 255];
@@ -222,8 +225,8 @@ LOOK = """width => ({
       const light = c => c.slice(0, 3).map(v => v / 255)
         .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
         .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-      const pair = [light(rgb(getComputedStyle(e).color)), light(ground)].sort();
-      return [(pair[1] + .05) / (pair[0] + .05), e.outerHTML.slice(0, 90)];
+      const pair = [light(rgb(getComputedStyle(e).color)) + .05, light(ground) + .05];
+      return [Math.max(...pair) / Math.min(...pair), e.outerHTML.slice(0, 90)];
     }).filter(([ratio]) => ratio < 4.5),
 })"""
 
@@ -241,7 +244,7 @@ def look(browser, folder, width):
         tab.goto(path.as_uri())
         tab.evaluate(OPEN)
         tab.wait_for_function("[...document.images].every(i => i.complete)")
-        seen[path.as_uri()] = tab.evaluate(LOOK, width) | {"title": tab.title()}
+        seen[path.as_uri()] = tab.evaluate(LOOK) | {"title": tab.title()}
     context.close()
     return seen, asked, said
 
@@ -256,8 +259,10 @@ def folder(request, built, tmp_path_factory):
         return site.build("mini", tmp_path_factory.mktemp("mini") / "site").parent
 
 
-@pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("folder", ["small", "published"], indirect=True)
+VIEWS = [("small", 390), ("small", 1200), ("published", 390)]
+
+
+@pytest.mark.parametrize(("folder", "width"), VIEWS, indirect=["folder"])
 def test_every_page_in_a_browser(folder, browser, width):
     seen, asked, said = look(browser, folder, width)
     assert len(seen) >= 3
