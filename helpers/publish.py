@@ -76,6 +76,25 @@ def plain(text: str) -> str:
     return re.sub(r"([*_`])", r"\\\1", " ".join(text.split()))
 
 
+def badges(citation: str | None = None) -> str:
+    """Badges that open the playground elsewhere, if CITATION.cff says where we are."""
+    cited = citation or (files.ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    where = re.search(r"(?m)^repository-code: \S*github\.com/([\w.-]+/[\w.-]+)$", cited)
+    if not where:
+        return (
+            "Binder and Colab badges appear here once CITATION.cff names the GitHub\n"
+            "repository as `repository-code`; `.devcontainer` opens anywhere."
+        )
+    there = "?urlpath=lab/tree/notebooks/00_playground.ipynb"
+    binder = f"https://mybinder.org/v2/gh/{where[1]}/HEAD{there}"
+    colab = "https://colab.research.google.com"
+    opened = f"{colab}/github/{where[1]}/blob/HEAD/binder/colab.ipynb"
+    return (
+        f"[![Binder](https://mybinder.org/badge_logo.svg)]({binder})\n"
+        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({opened})"
+    )
+
+
 def verdict_rows(set: str) -> dict[str, dict]:
     """The kept verdicts of a set by id; empty if it has not run."""
     path = files.ROOT / "figures" / set / "verdicts.csv"
@@ -196,5 +215,6 @@ def bench() -> str:
 
 
 BLOCKS = {
-    f.__name__: f for f in (found, verdicts, reasons, citations, changes, cost, bench)
+    f.__name__: f
+    for f in (badges, found, verdicts, reasons, citations, changes, cost, bench)
 }
