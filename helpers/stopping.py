@@ -140,10 +140,17 @@ def loop_rate(trace: ConceptTrace, seed: int = 0) -> Estimate:
 
 def stop_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
     """G5's parts; the share of runs that stop stands beside them."""
+    difference = paired_difference(rows.entropy, rows.random, seed=seed)
     return {
         "loop_rate_free": bootstrap(rows.free, seed=seed),
-        "loop_difference": paired_difference(rows.entropy, rows.random, seed=seed),
+        "loop_difference": _rounded(difference),
         "stopped_looping": bootstrap(rows.inside, seed=seed),
         "stopped_looping_random": bootstrap(rows.inside_random, seed=seed),
         "stopped": bootstrap(rows.stopped, seed=seed),
     }
+
+
+def _rounded(e: Estimate) -> Estimate:
+    """Without the rounding error that is left where two rates are equal."""
+    numbers = (round(x, 12) + 0.0 for x in (e.value, e.low, e.high))
+    return Estimate(*numbers, e.n, e.seed)
