@@ -9,6 +9,7 @@ from helpers import (
     MixtureConfig,
     chains,
     generate_concepts,
+    load,
     norms,
     printed,
     recipe,
@@ -34,7 +35,7 @@ def test_the_suite_starts_with_the_write_ups_prompts_and_has_no_doubles():
 
 @pytest.mark.parametrize("name", ["mini-gpt2", "mini-qwen2"])
 def test_the_measured_parts_are_those_of_the_rules(name):
-    lm = pytest.importorskip("helpers").load(name, device="cpu")
+    lm = load(name, device="cpu")
     prompts = writing.suite(6)
     found = {"G1": writing.identity_parts(writing.identity_rows(lm, prompts, 6))}
     gaps = recipe.sharpening_rows([lm], prompts, MixtureConfig(), random=40)
@@ -70,8 +71,6 @@ def test_the_measured_parts_are_those_of_the_rules(name):
 
 
 def test_predictions_are_what_the_loop_said(lm):
-    if lm.tokenizer is None:
-        pytest.skip("needs a tokenizer")
     trace = generate_concepts(lm, PROMPTS, 6, stop_at_eos=False)
     top, log_p = writing.predictions(lm, PROMPTS, trace.vectors)
     assert torch.equal(top, trace.indices[..., 0].cpu())
@@ -89,8 +88,6 @@ def test_identity_rows_see_a_difference(monkeypatch, mini):
 
 @pytest.fixture(scope="module")
 def mini():
-    from helpers import load
-
     return load("mini-gpt2", device="cpu")
 
 
