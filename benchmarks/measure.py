@@ -24,7 +24,7 @@ from torch.utils.benchmark import Timer
 
 from benchmarks.contestants import SHAPES, contestants
 from helpers.files import ROOT
-from helpers.mixture import mix
+from helpers.mixture import blend
 
 
 def seconds(call) -> float:
@@ -82,7 +82,7 @@ def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
                 logits = torch.randn(batch, vocabulary, device=device)
                 probs, indices = logits.softmax(-1).topk(k)
                 ways = {
-                    "gather": lambda p=probs, i=indices, e=embed: mix(p, i, e),
+                    "gather": lambda p=probs, i=indices, e=embed: blend(p, i, e),
                     "dense": lambda p=probs, i=indices, e=embed: dense(p, i, e),
                 }
                 for way, call in ways.items():

@@ -208,13 +208,14 @@ def stepper(
 
 def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
     """The vector to feed (B,D), and where it is a mixture (B,)."""
-    token = torch.nn.functional.embedding(weights.indices[:, 0], embed)
-    if config.mode == "discrete":
-        return token, torch.zeros_like(weights.entropy, dtype=torch.bool)
+    unsure = weights.entropy > config.gate_entropy
+    if config.mode != "continuous":
+        token = torch.nn.functional.embedding(weights.indices[:, 0], embed)
+        if config.mode == "discrete":
+            return token, torch.zeros_like(unsure)
     concept = clip_norm(blend(weights.probs, weights.indices, embed), bounds)
     if config.mode == "continuous":
-        return concept, torch.ones_like(weights.entropy, dtype=torch.bool)
-    unsure = weights.entropy > config.gate_entropy
+        return concept, torch.ones_like(unsure)
     return torch.where(unsure[:, None], concept, token), unsure
 
 

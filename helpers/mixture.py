@@ -152,6 +152,13 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
 
 def blend(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     """`mix` without its checks: what the decoding loop calls every step."""
+    if embed.dtype.itemsize > 2 and probs.dtype == embed.dtype:
+        from torch.nn.functional import embedding_bag  # gathers and sums in one pass
+
+        kept = probs.shape[-1]
+        bags, weights = indices.reshape(-1, kept), probs.reshape(-1, kept)
+        mixed = embedding_bag(bags, embed, per_sample_weights=weights, mode="sum")
+        return mixed.view(*probs.shape[:-1], -1)
     rows = _float(embed[indices])
     return (probs.to(rows.dtype)[..., None, :] @ rows).squeeze(-2).to(embed.dtype)
 
@@ -184,9 +191,9 @@ def clip_norm(concept: Tensor, bounds: tuple | None) -> Tensor:
     low, high = bounds
     norm = _float(concept).norm(dim=-1, keepdim=True)
     target = norm.clamp(low, high)
-    near = (target - norm).abs() <= 1e-6 * norm
-    scale = target.where(~near, norm) / norm.clamp_min(1e-30)
-    return (concept * scale.to(concept.dtype)).where(~near, concept)
+    outside = (target - norm).abs() > 1e-6 * norm
+    scaled = concept * (target / norm.clamp_min(1e-30)).to(concept.dtype)
+    return scaled.where(outside, concept)
 
 
 def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
