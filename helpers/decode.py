@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from .compiled import compiled
-from .forward import Cached, batches, checked, loaded, prompt_embeds
+from .forward import Cached, batches, checked, loaded, pads, prompt_embeds
 from .mixture import (
     MixtureConfig,
     WeightRule,
@@ -113,6 +113,8 @@ def generate_concepts(
         raise ValueError("attention_mask goes with inputs_embeds; prompts make theirs")
     if compile and getattr(weight_rule, "draws", False):
         raise ValueError("compile=True needs a weight rule that draws nothing")
+    if compile and not pads(loaded(lm).model):
+        raise ValueError("compile=True needs a model with full attention throughout")
     if prompts is not None:
         inputs_embeds, attention_mask = prompt_embeds(lm, prompts)
     embeds, mask = checked(lm, inputs_embeds, attention_mask, steps)
@@ -199,7 +201,7 @@ def stepper(
             return fast(x)
         outputs = advance(x)
         total = embeds.shape[1] + steps
-        key = (config, rule, *(b.data_ptr() for b in bounds or ()))
+        key = (config, rule, *(x.data_ptr() for x in (embed, *(bounds or ()))))
         fast = compiled(lm, forward, mask, total, key, finish)
         return outputs
 

@@ -136,7 +136,7 @@ def batches(lm: LM, embeds: Tensor, mask: Tensor | None, size: int) -> list[tupl
     """
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"batch_size must be a whole number, at least 1, not {size!r}")
-    if mask is not None and not _pads(lm.model) and not bool(mask.all()):
+    if mask is not None and not pads(lm.model) and not bool(mask.all()):
         size = 1
     cut = []
     for first in range(0, len(embeds), size):
@@ -150,7 +150,7 @@ def batches(lm: LM, embeds: Tensor, mask: Tensor | None, size: int) -> list[tupl
     return cut
 
 
-def _pads(model) -> bool:
+def pads(model) -> bool:
     """Whether left padding is safe: positions can be given, attention is full."""
     config = model.config
     kinds = getattr(config, "layer_types", None) or ["full_attention"]

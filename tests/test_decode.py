@@ -322,6 +322,9 @@ def test_compiled_steps_give_the_same_tokens():
     assert sum(key[0] == "compiled" for key in lm._kept) == 1  # one graph for all three
     with pytest.raises(ValueError, match="compile=True"):
         generate_concepts(lm, IDS, weight_rule=rules.gumbel(), compile=True)
+    windowed = LM(tiny_model("mistral", sliding_window=4))
+    with pytest.raises(ValueError, match="full attention"):
+        generate_concepts(windowed, IDS, compile=True)
 
 
 # continue_from, next_logits, inputs
