@@ -1,8 +1,8 @@
 """A notebook as a page: nbconvert's HTML, made safe, light and readable anywhere.
 
-    read_book    an executed notebook with the cells where its figures and claims are
-    body         its cells as HTML: sanitised, figures linked, wide things in a box
-    picture      what is known of a figure: alt text, claims, size
+read_book    an executed notebook with the cells where its figures and claims are
+body         its cells as HTML: sanitised, figures linked, wide things in a box
+picture      what is known of a figure: alt text, claims, size
 """
 
 import base64
@@ -21,6 +21,8 @@ from helpers.markup import clean, formula, prose
 
 SHOWN = ["text/html", "text/markdown", "image/png", "image/svg+xml", "image/jpeg"]
 SHOWN += ["text/latex", "text/plain"]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PANEL = "<p><em>Here is a panel that needs a running kernel: make lab.</em></p>"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def read_book(path: Path, origin: str, pictures: list[Picture], ids: list[str]) 
                 book.figures.setdefault(picture.name, f"cell-{number}")
         for output in cell.outputs:
             _link_figure(book, cell, output, pictures)
+            if WIDGET in output.get("data", {}):
+                output.data = {"text/html": PANEL}
     for id in ids:  # a claim without a heading of its own: where it is first named
         named = (n for n, c in enumerate(book.node.cells, 1) if f'"{id}"' in c.source)
         number = book.claims.get(id) or next(named, 0) or book.recorded
@@ -158,9 +162,12 @@ def _table(wide) -> None:
     for column in range(1, 1 + max(map(len, lines), default=0)):  # from the right:
         cells = [line[-column] for line in lines if column <= len(line)]  # rowspans
         texts = [c.get_text().strip() for c in cells if c.get("scope") != "col"]
+        longest = max(map(len, texts), default=0)
         if not all(re.fullmatch(r"[-+\d.,e% ]*|nan|None|<NA>", t) for t in texts):
             for cell in cells:
-                cell["class"] = "text long" if max(map(len, texts)) > 30 else "text"
+                cell["class"] = (
+                    "text" + " long" * (longest > 30) + "er" * (longest > 150)
+                )
 
 
 def _caption(soup, image, pictures: dict[str, Picture]) -> None:

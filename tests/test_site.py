@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4 as nb
 
-from helpers import claims, figures, files, site, stats
+from helpers import claims, figures, files, pages, site, stats
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -55,6 +55,9 @@ def notebook(picture):
                     "stream", text=f"{HOSTILE}\n\u202eabc\x07 {'long ' * 60}\n"
                 ),
                 output(html=wide._repr_html_()),
+                nb.new_output(
+                    "display_data", data={pages.WIDGET: {}, "text/plain": "V("}
+                ),
                 output(html=f"<p onclick='x()'{STYLED}>kept</p>{HOSTILE}"),
             ],
         ),
@@ -143,6 +146,7 @@ def test_model_text_is_shown_and_never_runs(built):
     assert '<p style="color:#111;" title="t">' in page and "<b>b</b>" in page
     assert '<a href="https://arxiv.org/abs/2412.06769" rel="noreferrer">' in page
     assert re.search("Text <math.*<msub><mi>w.*</math> and <code class=.math.>", page)
+    assert "a running kernel" in page and "V(" not in page
     assert "nowhere" in page and "gone.md" not in page
 
 
