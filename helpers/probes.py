@@ -16,6 +16,7 @@ linearly.
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -50,26 +51,38 @@ class Positions:
 
 @torch.no_grad()
 def positions(model, texts, layers) -> Positions:
-    """Read `texts`, (ids, prompt length, template) each; keep every generated place.
+    """Read `texts`, (ids, prompt length, template) each; keep every generated place,
+    shorter texts first.
 
-    One text a forward pass, so that no padding can leak in. `layers` index the hidden
-    states, 0 being the embeddings. Entropy is that of the full softmax, in nats.
+    Only texts of one length share a forward pass, so that no padding can leak in.
+    `layers` index the hidden states, 0 being the embeddings. Entropy is that of the
+    full softmax, in nats.
     """
     hidden, rows = {layer: [] for layer in layers}, []
-    for ids, start, group in texts:
-        ids = torch.as_tensor(ids, device=model.device)
-        out = model(input_ids=ids[None], output_hidden_states=True)
-        log_p = out.logits[0, start - 1 : -1].float().log_softmax(-1).cpu()
-        entropy = -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
-        second = log_p.topk(2).indices[:, 1]
-        for layer in layers:
-            hidden[layer].append(out.hidden_states[layer][0, start:].float().cpu())
-        here = ids.cpu()
-        rows += [(float(entropy[j]), int(second[j]), int(here[start + j]),
-                  int(here[start + j - 1]), j, group)
-                 for j in range(len(here) - start)]  # fmt: skip
+    for batch in _of_one_length(texts):
+        ids = torch.tensor([ids for ids, _, _ in batch], device=model.device)
+        out = model(input_ids=ids, output_hidden_states=True)
+        for b, (text, start, group) in enumerate(batch):
+            log_p = out.logits[b, start - 1 : -1].float().log_softmax(-1).cpu()
+            entropy = (-log_p.exp() * log_p.clamp_min(-1e30)).sum(-1).tolist()
+            second = log_p.topk(2).indices[:, 1].tolist()
+            for layer in layers:
+                hidden[layer].append(out.hidden_states[layer][b, start:].float().cpu())
+            rows += [(entropy[j], second[j], text[start + j], text[start + j - 1],
+                      j, group) for j in range(len(text) - start)]  # fmt: skip
     columns = [np.array(column) for column in zip(*rows)]
     return Positions({k: torch.cat(v).numpy() for k, v in hidden.items()}, *columns)
+
+
+def _of_one_length(texts, most=32):
+    """Lists of at most `most` texts of the same length, shorter ones first."""
+    for _, same in groupby(sorted(texts, key=_length), key=_length):
+        same = list(same)
+        yield from (same[i : i + most] for i in range(0, len(same), most))
+
+
+def _length(text):
+    return len(text[0])
 
 
 def untrained(model, seed=0):

@@ -9,6 +9,7 @@ here, from fixed seeds. `corpus.py` runs the programs, to sample or to count.
 
 import random
 import zlib
+from functools import cache
 
 from models import world as w
 
@@ -21,6 +22,7 @@ def _draw(*key) -> random.Random:
     return random.Random(zlib.crc32("|".join(map(str, key)).encode()))
 
 
+@cache
 def held_out(*key, share: float) -> bool:
     """Whether this fact × wording (or this sentence) is kept out of training."""
     return (

@@ -68,13 +68,33 @@ def test_positions_line_up_with_what_was_predicted_before_each_token():
     model = AutoModelForCausalLM.from_config(
         GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)).eval()  # fmt: skip
     ids = [5, 6, 7, 8, 9]
-    found = probes.positions(model, [(ids, 3, "a"), (ids[:4], 2, "b")], [0, 2])
-    assert found.token.tolist() == [8, 9, 7, 8]
-    assert found.before.tolist() == [7, 8, 6, 7]
-    assert found.step.tolist() == [0, 1, 0, 1] and found.group.tolist() == list("aabb")
+    texts = [([3, 1, 4, 1, 5], 4, "c"), (ids, 3, "a"), (ids[:4], 2, "b")]
+    found = probes.positions(model, texts, [0, 2])
+    assert found.group.tolist() == list("bbcaa")  # shorter texts first
+    assert found.token.tolist() == [7, 8, 5, 8, 9]
+    assert found.before.tolist() == [6, 7, 1, 7, 8]
+    assert found.step.tolist() == [0, 1, 0, 0, 1]
     out = model(torch.tensor([ids]), output_hidden_states=True)
     p = out.logits[0, 2].detach().softmax(-1)
-    assert found.entropy[0] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
-    assert found.runner_up[0] == int(p.topk(2).indices[1])
+    assert found.entropy[3] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
+    assert found.runner_up[3] == int(p.topk(2).indices[1])
     state = out.hidden_states[2][0, 3].detach()
-    assert np.allclose(found.hidden[2][0], state, atol=1e-5)
+    assert np.allclose(found.hidden[2][3], state, atol=1e-5)
+
+
+def test_probes_are_summed_up_against_the_best_baseline():
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2,
+                   bos_token_id=0, eos_token_id=0)).eval()  # fmt: skip
+    texts = [(RNG.integers(0, 12, 9).tolist(), 3, f"t{i % 6}") for i in range(60)]
+    table = probes.compare(model, texts, [1, 2], main=1)
+    score, gains = probes.summary(table, main=1)
+    assert list(gains) == ["entropy_gain", "runner_up_gain", "shuffled_r2"]
+    assert all(gain.n > 100 for gain in gains.values())  # positions, not templates
+    value = score[score.probe == "H(p_t), R2"].set_index("features").value
+    best = max(value[["token + template", "random init", "shuffled labels"]])
+    assert gains["entropy_gain"].value == pytest.approx(value["layer 1"] - best)
+    assert gains["shuffled_r2"].value < 0.05
