@@ -1,6 +1,7 @@
 """Figures: draw from a frame, save picture, data and provenance. Never compute.
 
     lines, scatter, bars, dots, heatmap, mixture_bars, table    drawn in charts.py
+    by_claim     which figures bear on a claim
     save         NN_name.png, .svg, .csv (4 significant digits), .alt.json
     provenance   NN_provenance.json: versions, device, parameters, hashes of inputs
 
@@ -60,6 +61,16 @@ def save(figure, frame, name, alt, set, claims="", figures_dir=""):
 
 def _json(about: dict) -> str:
     return json.dumps(about, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def by_claim(set, figures_dir="") -> dict[str, str]:
+    """Claim id -> the names of the figures that bear on it, of this run or kept."""
+    found = {}
+    for folder in (files.figures_dir(set, figures_dir), files.ROOT / "figures" / set):
+        for path in sorted(folder.glob("*.alt.json")):
+            for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
+                found.setdefault(claim, {})[path.name.removesuffix(".alt.json")] = None
+    return {claim: ", ".join(names) for claim, names in found.items()}
 
 
 def provenance(notebook, set, parameters, models=None, figures_dir=""):
