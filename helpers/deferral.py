@@ -1,6 +1,6 @@
 """Does putting off the choice of a token help? (CLAIMS.md N6)
 
-    sums, two_sentences    tasks that take more than a glance
+    sums, meanings, two_sentences    tasks that take more than a glance
     answers      the text each way of decoding gives, the same number of steps for each
     correct      whether a text begins with the answer
     score_task   right or wrong, by way, on a task where greedy leaves headroom
@@ -34,6 +34,18 @@ def sums(terms, n, seed=0, keep=None) -> list[tuple[str, str]]:
     facts = [x for x in product(range(11), repeat=terms) if keep is None or keep(*x)]
     chosen = random.Random(seed).sample(facts, min(n, len(facts)))
     return [(f"{' plus '.join(map(str, x))} equals", str(sum(x))) for x in chosen]
+
+
+WORDINGS = (
+    "The meaning of the word {} is", "The meaning of {} is",
+    "The plain meaning of {} is", "In plain English {} is", "A {} is",
+)  # fmt: skip
+
+
+def meanings(items, n, seed=0) -> list[tuple[str, str]]:
+    """(prompt, answer) of `n` meanings, in wordings that the mini corpus never has."""
+    asked = [(way.format(i.prompt), i.gold) for way in WORDINGS for i in items]
+    return random.Random(seed).sample(asked, min(n, len(asked)))
 
 
 def two_sentences(items, n, seed=0) -> list[tuple[str, str]]:
@@ -85,8 +97,8 @@ def own_ahead(lm, c, keep=100):
 def score_task(lm, items, steps, seed=0, screen=60) -> pd.DataFrame:
     """Right (1) or wrong (0) by way for (prompt, answer) `items`.
 
-    The first `screen` items are asked greedily first; where they leave no headroom
-    nothing more is run, and the other ways are NaN.
+    The first `screen` items are asked greedily first. Where those are clearly without
+    headroom, by 10 points or more, nothing else is run and the other ways are NaN.
     """
 
     def scores(items, ways):
@@ -97,7 +109,7 @@ def score_task(lm, items, steps, seed=0, screen=60) -> pd.DataFrame:
         return pd.DataFrame(right, columns=WAYS, dtype=float)
 
     table = scores(items[:screen], WAYS[:1])
-    if HEADROOM[0] <= table.discrete.mean() <= HEADROOM[1]:
+    if HEADROOM[0] - 0.1 < table.discrete.mean() < HEADROOM[1] + 0.1:
         return scores(items, WAYS)
     return table
 

@@ -43,6 +43,15 @@ def test_tasks_state_their_own_answers():
     assert prompt.count(".") == gold.count(".") == 2
 
 
+def test_the_mini_corpus_never_asks_for_meanings_in_these_words():
+    from helpers.prompts import SUITES
+    from models.corpus import covers
+
+    items = deferral.meanings(SUITES["meanings"], 500)
+    assert len({prompt for prompt, _ in items}) >= 300
+    assert not any(covers(prompt) for prompt, _ in items[:40])
+
+
 def test_the_gate_takes_the_top_token_where_the_model_is_sure():
     found = [context([0.5, 0.3, 0.2])]  # entropy 0: sure
     target = TABLE.mean(0)
