@@ -105,3 +105,13 @@ def test_provenance_names_no_folder_and_stays_the_same(tmp_path):
         assert about["parameters"] == {"SET": "x", "BASE": "model", "N": 3}
         assert about["models"]["base"]["dtype"] == "float32"
         assert about["versions"]["torch"] and "/some" not in json.dumps(about)
+
+
+def test_a_claim_is_followed_to_the_figures_that_bear_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.files, "ROOT", tmp_path)
+    folder = tmp_path / "figures" / "mini"
+    folder.mkdir(parents=True)
+    for name, ids in (("04_b", ["N1", "N3"]), ("02_a", ["N1"])):
+        path = folder / f"{name}.alt.json"
+        path.write_text(json.dumps({"claims": ids}))
+    assert figures.by_claim("mini", str(folder)) == {"N1": "02_a, 04_b", "N3": "04_b"}
