@@ -141,6 +141,8 @@ def test_interrupt_is_one_line_and_leaves_no_process(place):
     process = subprocess.Popen(
         command(place, "-p", "PAUSE=60.0"), env=environment(place), cwd=files.ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a shell that starts the tests in the background has its children ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     staging = place / "runs" / "trial" / ".staging"
     deadline = time.monotonic() + 60
