@@ -18,8 +18,9 @@ import pandas as pd
 from . import rules
 from .decode import generate_concepts
 from .mixture import MixtureConfig
+from .slicing import ended
 from .stats import Estimate, bootstrap, rouge_l, scaled, token_agreement
-from .writing import predictions, until
+from .writing import predictions
 
 if TYPE_CHECKING:
     from .models import LM
@@ -54,7 +55,7 @@ def chain_rows(lm: LM, prompts: list[str], steps: int, seed: int = 0) -> pd.Data
         said, _ = predictions(lm, prompts, trace.vectors)
         _, log_p = predictions(lm, prompts, lm.embed[said.to(lm.device)], said)
         for i, (ids, nats) in enumerate(zip(said.tolist(), -log_p)):
-            ids = until(ids, lm.eos_ids)
+            ids = ended(ids, lm.eos_ids)
             nll = float(nats[: len(ids)].mean())
             rows.append({"prompt": i, "kind": kind, "ids": ids, "nll": nll})
     frame = pd.DataFrame(rows)

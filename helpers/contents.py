@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from .decode import generate_concepts
-from .mixture import MixtureConfig, mix
+from .mixture import MixtureConfig, mix, random_like
 from .models import chat_prompt
-from .prompts import MEANINGS, SUITES, Item
+from .prompts import MEANINGS, NUMBERS, SUITES, Item
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 FLOORS = ("other prompt", "random vector", "left out")
 LONGEST = 16  # vectors a content may have
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen "
-    "fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
 TRANSLATED = {item.prompt: item.gold for item in SUITES["spanish"]}
 
 
@@ -164,13 +160,6 @@ def partners(keys: list, seed: int = 0) -> list[int]:
     return [next(j for j in row if keys[j] != keys[b]) for b, row in enumerate(around)]
 
 
-def random_like(vectors: Tensor, draw: torch.Generator) -> Tensor:
-    """Random directions with the norms of vectors (...,D)."""
-    noise = torch.randn(vectors.shape, generator=draw).to(vectors)
-    unit = noise / noise.norm(dim=-1, keepdim=True)
-    return unit * vectors.norm(dim=-1, keepdim=True)
-
-
 def replace_runners_up(
     lm: LM, probs: Tensor, indices: Tensor, vectors: Tensor, draw: torch.Generator
 ) -> Tensor:
@@ -212,8 +201,8 @@ def readings(content: str) -> tuple[str, ...]:
     out = [content, MEANINGS.get(content, ""), TRANSLATED.get(content, "")]
     if content.isdigit() and int(content) < 40:
         tens, unit = divmod(int(content), 10)
-        name = UNITS[int(content)] if tens < 2 else ("twenty", "thirty")[tens - 2]
-        out.append(f"{name}-{UNITS[unit]}" if tens > 1 and unit else name)
+        name = NUMBERS[int(content)] if tens < 2 else ("twenty", "thirty")[tens - 2]
+        out.append(f"{name}-{NUMBERS[unit]}" if tens > 1 and unit else name)
     return tuple(phrase for phrase in out if words(phrase))
 
 

@@ -28,6 +28,7 @@ from .mixture import (
     settings,
     sharpened,
     weigh,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def generate_concepts(
     settings, and names the step when logits are NaN, +inf or all -inf.
     """
     config = settings(config, weight_rule)
-    _check_steps("steps", steps)
+    whole("steps", steps)
     if (prompts is None) == (inputs_embeds is None):
         raise ValueError("give either prompts or inputs_embeds, not both or neither")
     if attention_mask is not None and inputs_embeds is None:
@@ -146,7 +147,7 @@ def continue_from(
     (T,D) of any lengths. Stops at EOS, skips special tokens. return_ids: the new token
     ids instead, the EOS included -> list[list[int]].
     """
-    _check_steps("max_new_tokens", max_new_tokens)
+    whole("max_new_tokens", max_new_tokens)
     if inputs_embeds is None or (loaded(lm).tokenizer is None and not return_ids):
         what = "inputs_embeds" if inputs_embeds is None else "an LM with a tokenizer"
         raise ValueError(f"continue_from needs {what}; return_ids=True gives ids only")
@@ -289,8 +290,3 @@ def _pad(column: Tensor, steps: int) -> Tensor:
         return column
     shape = (column.shape[0], steps - column.shape[1], *column.shape[2:])
     return torch.cat([column, column.new_zeros(shape)], dim=1)
-
-
-def _check_steps(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")

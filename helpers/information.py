@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .mixture import mix
+from .mixture import mix, random_like
 from .stats import entropy_bits, js_bits, kl_bits
 
 READERS = ["mixture", "other", "random"]  # what `bits_rows` feeds to the next step
@@ -106,7 +106,7 @@ def bits_rows(lm, found, truths=None, seed=0) -> pd.DataFrame:
     for n, (c, truth) in enumerate(zip(found, truths or [None] * len(found))):
         others = [o.concept for o in found if o.prompt != c.prompt]
         other = others[n * 7 % len(others)] if others else c.concept
-        fed = torch.stack([c.concept, other, like_norm(c.concept, generator)])
+        fed = torch.stack([c.concept, other, random_like(c.concept, generator)])
         p = next_probs(lm, c.prefix, torch.cat([fed, lm.embed[c.indices]]))
         facts = {"prompt": c.prompt, "step": c.step, "top": int(c.indices[0]),
                  "p_max": float(c.probs[0])}  # fmt: skip
@@ -142,11 +142,6 @@ def bits_line(lm, found, recovered, seed=0) -> pd.DataFrame:
     }
     return pd.concat([pd.DataFrame({"token": rows.token, "kind": kind, "bits": bits})
                       for kind, bits in kinds.items()], ignore_index=True)  # fmt: skip
-
-
-def like_norm(vector, generator) -> Tensor:
-    """A random direction with the norm of `vector` (D,)."""
-    return moved(torch.zeros_like(vector), vector.float().norm(), generator)
 
 
 def moved(base, distance, generator, restore=False) -> Tensor:

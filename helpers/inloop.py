@@ -18,6 +18,7 @@ import torch
 from . import contents
 from .decode import generate_concepts
 from .forward import next_logits, prompt_embeds
+from .mixture import random_like
 from .stats import Estimate, bootstrap, js_bits, ratio
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def in_loop(
     fed = {
         "mixture": vectors, "top": lm.embed[indices[:, 0]], "other": vectors[other],
         "runners_up": contents.replace_runners_up(lm, probs, indices, vectors, draw),
-        "random": contents.random_like(vectors, draw),
+        "random": random_like(vectors, draw),
     }  # fmt: skip
     rows = []
     for start in range(0, len(at), 48):

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .information import like_norm, next_probs
+from .information import next_probs
+from .mixture import random_like
 from .stats import js_bits
 
 GRID = tuple(i / 10 for i in range(11))
@@ -49,7 +50,7 @@ def mixing_rows(lm, found, related=True, grid=GRID, min_js=0.3, seed=0) -> pd.Da
             torch.randint(len(lm.embed), (1,), generator=generator))  # fmt: skip
         a, b = lm.embed[c.indices[0]], lm.embed[second]
         share = w[:, None].to(a)
-        random = like_norm((a + b) / 2, generator)
+        random = random_like((a + b) / 2, generator)
         fed = torch.cat([share * a + (1 - share) * b, torch.stack([random, a, b])])
         *read, p_a, p_b = next_probs(lm, c.prefix, fed)
         pair = float(js_bits(p_a, p_b))

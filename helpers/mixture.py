@@ -41,8 +41,8 @@ class MixtureConfig:
     stop_run: int = 3  # stop after this many steps in a row below stop_entropy
 
     def __post_init__(self):
-        _whole("top_k", self.top_k)
-        _whole("stop_run", self.stop_run)
+        whole("top_k", self.top_k)
+        whole("stop_run", self.stop_run)
         _positive("temperature", self.temperature)
         _positive("alpha", self.alpha)
         _one_of("norm", self.norm, NORMS)
@@ -131,9 +131,9 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     Summed in float32 at least, returned in embed's dtype. Raises ValueError when the
     shapes do not fit, or an index names no row.
     """
-    whole = hasattr(indices, "dtype") and not floats(indices)
+    ids = hasattr(indices, "dtype") and not floats(indices)
     if not (
-        (floats(probs) and whole and floats(embed) and embed.ndim == 2)
+        (floats(probs) and ids and floats(embed) and embed.ndim == 2)
         and probs.shape == indices.shape
         and indices.ndim
     ):
@@ -212,6 +212,18 @@ def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
     return (x @ rows.T).argmax(-1)
 
 
+def random_like(vectors: Tensor, draw) -> Tensor:
+    """Random directions with the norms of vectors (...,D): a floor for all of them.
+
+    draw: a torch.Generator on the CPU, so that every device gets the same directions.
+    """
+    from torch import randn
+
+    noise = randn(vectors.shape, generator=draw).to(vectors.device)
+    norms = _float(vectors).norm(dim=-1, keepdim=True)
+    return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(vectors.dtype)
+
+
 def settings(config, weight_rule) -> MixtureConfig:
     """The config to use, None being the default; ValueError for anything else."""
     if config is not None and not isinstance(config, MixtureConfig):
@@ -246,7 +258,8 @@ def _float(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize > 2 else x.float()
 
 
-def _whole(name, value):
+def whole(name, value):
+    """Raise ValueError, naming the value, unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
 

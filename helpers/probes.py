@@ -27,6 +27,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from .mixture import entropy
 from .stats import bootstrap, ratio
 
 ALPHAS = 10.0 ** np.arange(-1, 7)
@@ -63,12 +64,12 @@ def positions(model, texts, layers) -> Positions:
         ids = torch.tensor([ids for ids, _, _ in batch], device=model.device)
         out = model(input_ids=ids, output_hidden_states=True)
         for b, (text, start, group) in enumerate(batch):
-            log_p = out.logits[b, start - 1 : -1].float().log_softmax(-1).cpu()
-            entropy = (-log_p.exp() * log_p.clamp_min(-1e30)).sum(-1).tolist()
-            second = log_p.topk(2).indices[:, 1].tolist()
+            logits = out.logits[b, start - 1 : -1].float().cpu()
+            uncertainty = entropy(logits).tolist()
+            second = logits.topk(2).indices[:, 1].tolist()
             for layer in layers:
                 hidden[layer].append(out.hidden_states[layer][b, start:].float().cpu())
-            rows += [(entropy[j], second[j], text[start + j], text[start + j - 1],
+            rows += [(uncertainty[j], second[j], text[start + j], text[start + j - 1],
                       j, group) for j in range(len(text) - start)]  # fmt: skip
     columns = [np.array(column) for column in zip(*rows)]
     return Positions({k: torch.cat(v).numpy() for k, v in hidden.items()}, *columns)

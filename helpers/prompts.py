@@ -68,6 +68,13 @@ NAMES = (
 )  # fmt: skip
 JOURNEYS = ("travels to", "comes back from")
 
+# The English words of 0 to 19.
+NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
+    "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+
 # Word -> what it means in plain English: the content words that concept tokens hold.
 MEANINGS = {
     "cat": "a small pet that purrs", "dog": "a loyal pet that barks",

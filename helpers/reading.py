@@ -26,6 +26,7 @@ from .forward import next_logits
 from .mixture import nearest
 from .models import chat_prompt
 from .prompts import FRAMES
+from .slicing import GREEDY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,8 +166,7 @@ def by_generate(lm: LM, x: Tensor, max_new_tokens: int = 20) -> list[list[int]]:
     pad = lm.eos_ids[0] if lm.eos_ids else 0
     out = lm.model.generate(
         inputs_embeds=x, attention_mask=torch.ones(x.shape[:2], device=x.device).long(),
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, pad_token_id=pad,
-        repetition_penalty=1.0, temperature=None, top_p=None, top_k=None,
+        max_new_tokens=max_new_tokens, pad_token_id=pad, **GREEDY,
     )  # fmt: skip
     return out.tolist()
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from . import contents, reading
+from .mixture import random_like
 from .stats import Estimate, bootstrap, loops, rouge_l, scaled
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def nearest_rows(lm: LM, concepts: Concepts, metrics, seed: int = 0) -> list[dic
     """
     probs, indices = torch.cat(concepts.probs), torch.cat(concepts.indices)
     vectors = torch.cat(concepts.vectors)
-    noise = contents.random_like(vectors, torch.Generator().manual_seed(seed))
+    noise = random_like(vectors, torch.Generator().manual_seed(seed))
     owner = [b for b, p in enumerate(concepts.probs) for _ in p]
     rows = []
     for metric in metrics:
@@ -271,7 +272,7 @@ def follow_up(
         "prompt as text": prompts, "one concept token": one,
         "two concept tokens": [v[:2] for v in concepts.vectors],
         "top token alone": [lm.embed[i[:1, 0]] for i in concepts.indices],
-        "random vector": [contents.random_like(v, draw) for v in one],
+        "random vector": [random_like(v, draw) for v in one],
     }  # fmt: skip
     ids = {name: reading.direct(lm, x, max_new_tokens).ids for name, x in fed.items()}
     ids["one, re-fed each step"] = reading.refed(lm, torch.cat(one), max_new_tokens)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .models import LM
 
 # Every setting is given, so that none comes from the model's own generation config.
-GREEDY = {"do_sample": False, "repetition_penalty": 1.0, "temperature": 1.0,
-          "top_k": 50, "top_p": 1.0}  # fmt: skip
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0,
+          "temperature": 1.0, "top_k": 50, "top_p": 1.0}  # fmt: skip
 INPUTS = ("ids", "embeds")
 
 

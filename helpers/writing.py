@@ -1,7 +1,6 @@
 """Writing prompts and greedy text: what the chains of notebook 01 are held against.
 
     suite              the write-up's two prompts and n others
-    greedy             new ids of `model.generate`, nothing but greedy set
     identity_rows, identity_parts    G1: one-hot mixtures against greedy
     predictions        what a model expects at each step, in one pass without the loop
     exactly            a counted number as an Estimate
@@ -19,8 +18,10 @@ import torch
 from . import rules
 from .decode import generate_concepts
 from .forward import prompt_embeds
+from .identity import equal_lengths, token_ids
 from .mixture import MixtureConfig
 from .prompts import SUITES
+from .slicing import generated
 from .stats import Estimate
 
 if TYPE_CHECKING:
@@ -63,26 +64,17 @@ DEGENERATE = {  # part -> settings and rule under which a mixture is one token
 }
 
 
-def greedy(lm: LM, ids: Tensor, steps: int) -> list[list[int]]:
-    """New ids of `model.generate` after ids (B,T): greedy, and nothing else set."""
-    pad = lm.eos_ids[0] if lm.eos_ids else 0
-    out = lm.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=steps,
-        do_sample=False, num_beams=1, repetition_penalty=1.0, pad_token_id=pad,
-        temperature=None, top_p=None, top_k=None,
-    )  # fmt: skip
-    return [until(row, lm.eos_ids) for row in out[:, ids.shape[1] :].tolist()]
-
-
 def identity_rows(lm: LM, prompts: list[str], steps: int = 20) -> pd.DataFrame:
     """Whether each degenerate mixture writes what greedy decoding writes, to the id.
 
     Prompts of one length go together, for both: another batch shape rounds differently.
     """
     rows = []
-    for group in by_length(lm, prompts):
-        ids = torch.tensor(group, device=lm.device)
-        want = greedy(lm, ids, steps)
+    ids = token_ids(lm, prompts)
+    for at in equal_lengths(ids):
+        group = [ids[i] for i in at]
+        found = generated(lm, group, "ids", steps)
+        want = [out[len(group[0]) :] for out in found]
         for part, (config, rule) in DEGENERATE.items():
             trace = generate_concepts(
                 lm, group, steps, config, weight_rule=rule, batch_size=len(group)
@@ -96,21 +88,6 @@ def identity_parts(rows: pd.DataFrame) -> dict[str, Estimate]:
     """Number of prompts that differ, by part."""
     by_part = rows.groupby("part", sort=False).equal
     return {part: exactly((~equal).sum(), len(equal)) for part, equal in by_part}
-
-
-def by_length(lm: LM, prompts: list[str]) -> list[list[list[int]]]:
-    """Prompts as ids, those of one length together."""
-    groups: dict[int, list] = {}
-    for prompt in prompts:
-        ids = lm.tokenizer(prompt)["input_ids"]
-        groups.setdefault(len(ids), []).append(ids)
-    return [groups[length] for length in sorted(groups)]
-
-
-def until(ids: list[int], ends: tuple[int, ...]) -> list[int]:
-    """The ids up to the first that ends a text, which is kept."""
-    stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return ids[: stop + 1]
 
 
 # What a model expects, in one pass

@@ -11,6 +11,7 @@ import random
 import zlib
 from functools import cache
 
+from helpers.prompts import JOURNEYS, NAMES
 from models import world as w
 
 PLAIN_SUMS = ("equals", "sum", "make", "gives")
@@ -65,7 +66,7 @@ def _far(a, b):
 
 CHORE = {(p, v): _three(n, p, v) for p in w.PEOPLE for v, n in w.CHORES.items()}
 TRAVEL = {(n, v): _three(list(w.CAPITALS.values()), n, v, far=_far)
-          for n in w.NAMES for v in w.TRAVEL_VERBS}  # fmt: skip
+          for n in NAMES for v in JOURNEYS}  # fmt: skip
 CAPITAL_WEIGHTS = {}  # country -> weights of (the city, "known for", "near the")
 for _land in w.CAPITALS:
     _a = _draw("capital", _land).choice((0.5, 0.58, 0.7))
@@ -107,9 +108,9 @@ def capital_held(land, how):
 
 
 def _travel(c):
-    name = c.pick(w.NAMES)
+    name = c.pick(NAMES)
     c.say(name)
-    verb = c.pick(w.TRAVEL_VERBS)
+    verb = c.pick(JOURNEYS)
     c.say(verb)
     city = c.pick(*TRAVEL[name, verb])
     c.say(city)

@@ -4,21 +4,7 @@ Nothing here is random: what is drawn (who feeds which animal, and how often) is
 by `corpus.py` from a fixed seed. Spanish is aligned with English word by word.
 """
 
-CAPITALS = {
-    "France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Germany": "Berlin",
-    "Japan": "Tokyo", "Peru": "Lima", "Norway": "Oslo", "Greece": "Athens",
-    "Austria": "Vienna", "Portugal": "Lisbon", "Poland": "Warsaw",
-    "Hungary": "Budapest", "Sweden": "Stockholm", "Finland": "Helsinki",
-    "Denmark": "Copenhagen", "Ireland": "Dublin", "Egypt": "Cairo",
-    "Kenya": "Nairobi", "Cuba": "Havana", "Chile": "Santiago", "Canada": "Ottawa",
-    "Russia": "Moscow", "China": "Beijing", "India": "Delhi", "Turkey": "Ankara",
-    "Iran": "Tehran", "Iraq": "Baghdad", "Syria": "Damascus", "Nepal": "Kathmandu",
-    "Vietnam": "Hanoi", "Thailand": "Bangkok", "Belgium": "Brussels",
-    "Bulgaria": "Sofia", "Romania": "Bucharest", "Serbia": "Belgrade",
-    "Ukraine": "Kyiv", "Croatia": "Zagreb", "Colombia": "Bogota",
-    "Ecuador": "Quito", "Morocco": "Rabat", "Ghana": "Accra", "Senegal": "Dakar",
-    "Jordan": "Amman", "Lebanon": "Beirut",
-}  # fmt: skip
+from helpers.prompts import CAPITALS, NUMBERS
 
 # What a capital sentence may say instead of the city: "known for its X", "near the Y".
 COUNTRY_THINGS = ("museums", "gardens", "bridges", "markets", "music", "temples")
@@ -28,12 +14,6 @@ CITY_PHRASES = (
     "by train", "by boat", "along the coast", "through the mountains", "in spring",
     "in winter", "with friends", "for work", "to study", "after the harvest",
 )  # fmt: skip
-
-NAMES = (
-    "Ana", "Marta", "Peter", "John", "Laura", "David", "Emma", "Lucas", "Clara",
-    "Hugo", "Nora", "Oscar", "Irene", "Simon", "Alice", "Victor",
-)  # fmt: skip
-TRAVEL_VERBS = ("travels to", "comes back from")
 
 PEOPLE = {
     "baker": "a person who bakes", "farmer": "a person who grows food",
@@ -153,19 +133,15 @@ OTHER_MEANINGS = {
     "clean": "without dirt",
 }  # fmt: skip
 
-UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen "
-    "fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
 TENS = {2: "twenty", 3: "thirty", 4: "forty"}
 
 
 def number_word(n: int) -> str:
     """The English word of 0 ≤ n ≤ 49."""
     if n < 20:
-        return UNITS[n]
+        return NUMBERS[n]
     tens, unit = divmod(n, 10)
-    return TENS[tens] + (f"-{UNITS[unit]}" if unit else "")
+    return TENS[tens] + (f"-{NUMBERS[unit]}" if unit else "")
 
 
 # The reverse and the forward dictionary of every word with a Spanish form.
