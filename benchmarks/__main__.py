@@ -27,7 +27,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks")
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, metavar="SHAPE")
     parser.add_argument("--steps", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default="", help="folder, instead of figures/bench")

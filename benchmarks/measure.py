@@ -33,12 +33,12 @@ def seconds(call) -> float:
     return timer.timeit(1).mean
 
 
-def interleaved(who: dict, rounds: int) -> pd.DataFrame:
+def interleaved(who: dict, rounds: int, warm: bool = True) -> pd.DataFrame:
     """One row a contestant and round: contestant, batch, round, seconds.
 
-    Every contestant runs once first, unmeasured: compiling happens there.
+    warm: every contestant runs once first, unmeasured: compiling happens there.
     """
-    for call, _ in who.values():
+    for call, _ in who.values() if warm else ():
         call()
     return pd.DataFrame(
         [
@@ -56,7 +56,7 @@ def growth(lm, lengths, rounds: int, longest: dict) -> pd.DataFrame:
     for steps in lengths:
         who = contestants(lm, steps, batches=(1,), compiled=False)
         who = {n: w for n, w in who.items() if steps <= longest.get(n, steps)}
-        frame = interleaved(who, rounds)
+        frame = interleaved(who, rounds, warm=steps == lengths[0])
         for name, part in frame.groupby("contestant", sort=False):
             rows.append((name, steps, part.seconds.median()))
     return pd.DataFrame(rows, columns=["contestant", "steps", "seconds"])
