@@ -1,9 +1,9 @@
 """python -m benchmarks: measure, and keep figures/bench/ (see `make bench`).
 
-    speed.csv     a line a shape and contestant      targets.csv   met or not
+    speed.csv     a line a shape and contestant      rounds.csv    each timing behind it
+    targets.csv   met or not                         profile.csv   where the time goes
     growth.csv    seconds over steps                 mixing.csv    gather against dense
-    summary.csv   the README's table                 machine.json  where it ran
-    speed.png, .svg and .alt.json                    one picture of the first three
+    machine.json  where it ran                       speed.png, .svg and .alt.json
 """
 
 import argparse
@@ -44,54 +44,58 @@ def main(argv=None) -> int:
     if about["load average"] > 0.5:
         print(f"load average {about['load average']}: other programs are running, "
               "so these timings are not to be quoted", file=sys.stderr)  # fmt: skip
-    kept = run(names, device, args)
-    keep(*kept, about, args.out)
-    print(kept[0].round(3).to_string(index=False))
-    print(report.targets(*kept[:2]).round(3).to_string(index=False))
+    tables = run(names, device, args)
+    keep(tables, about, args.out)
+    for name in ("speed", "targets"):
+        print(tables[name].round(3).to_string(index=False))
     return 0
 
 
-def run(names, device, args) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Measure all shapes: speed, growth, mixing."""
-    speed, grown, mixed = [], [], []
-    copied = measure.bandwidth(device) if device == "cuda" else None
+def run(names, device, args) -> dict[str, pd.DataFrame]:
+    """Measure all shapes: a table a csv file."""
+    tables = {n: [] for n in ("speed", "rounds", "growth", "mixing", "profile")}
+    copied = measure.bandwidth(device)
     for name in names:
         print(f"{name} on {device}", file=sys.stderr)
         lm = SHAPES[name](device)
         who = contestants(lm, args.steps)
-        part = report.summarise(measure.interleaved(who, args.rounds), name, args.steps)
+        rounds = measure.interleaved(who, args.rounds).assign(shape=name)
+        part = report.summarise(rounds, name, args.steps)
         part["peak mb"] = [
             measure.peak_memory(name, c, args.steps, device) for c in part.contestant
         ]
-        if copied:
-            least = measure.bytes_a_step(lm, PROMPT + args.steps / 2) / copied
-            used = least * 1e3 / part["ms a step"]
-            part["bandwidth used"] = used.where(part.batch == 1)
-        speed.append(part)
+        least = measure.bytes_a_step(lm, PROMPT + args.steps / 2) / copied
+        used = least * 1e3 / part["ms a step"]
+        part["bandwidth used"] = used.where(part.batch == 1)
+        tables["speed"].append(part)
+        tables["rounds"].append(rounds)
+        tables["profile"].append(measure.profile(who).assign(shape=name))
         lengths = [n for n in args.lengths if n + PROMPT <= lm.context]
         part = measure.growth(lm, lengths, max(2, args.rounds // 3), LONGEST)
-        grown.append(part.assign(shape=name))
+        tables["growth"].append(part.assign(shape=name))
         size = tuple(lm.embed.shape)
-        mixed.append(measure.mixing([size], (*KS, size[0]), device=device))
+        part = measure.mixing([size], (*KS, size[0]), device=device)
+        tables["mixing"].append(part.assign(shape=name))
         del lm, who
         if device == "cuda":
             torch.cuda.empty_cache()
-    return tuple(pd.concat(parts, ignore_index=True) for parts in (speed, grown, mixed))
+    tables = {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
+    behind = (tables[name] for name in ("speed", "rounds", "growth"))
+    tables["targets"] = report.targets(*behind)
+    return tables
 
 
-def keep(speed, grown, mixed, about, out) -> None:
+def keep(tables, about, out) -> None:
     """Write the files, each whole or not at all."""
     folder = files.figures_dir("bench", out)
     about["load average after"] = measure.machine("cpu")["load average"]
-    tables = {
-        "growth": grown, "mixing": mixed, "summary": report.readable(speed),
-        "targets": report.targets(speed, grown),
-    }  # fmt: skip
-    drawn = report.picture(speed, grown, mixed)
-    told = report.told(speed, grown, mixed)
-    figures.save(drawn, speed, "speed", told, "bench", figures_dir=str(folder))
-    for name, table in tables.items():
-        text = table.to_csv(index=False, float_format="%.4g", lineterminator="\n")
+    shown = [tables[name] for name in ("speed", "growth", "mixing")]
+    drawn, told = report.picture(*shown), report.told(*shown)
+    figures.save(drawn, shown[0], "speed", told, "bench", figures_dir=str(folder))
+    for name in tables.keys() - {"speed"}:
+        text = tables[name].to_csv(
+            index=False, float_format="%.4g", lineterminator="\n"
+        )
         files.write_whole(folder / f"{name}.csv", text)
     files.write_whole(folder / "machine.json", json.dumps(about, indent=1) + "\n")
 

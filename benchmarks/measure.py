@@ -2,6 +2,7 @@
 
     interleaved   seconds of each contestant, one after the other, round by round
     growth        seconds over the number of steps, and the exponent
+    profile       which operators the time of one call goes to
     mixing        gather-and-weight against a dense product, over k
     peak_memory   of one contestant, in a process of its own
     bandwidth     bytes a second that a copy moves on this device
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from scipy import stats
 from torch.utils.benchmark import Timer
 
 from benchmarks.contestants import SHAPES, contestants
@@ -62,9 +64,35 @@ def growth(lm, lengths, rounds: int, longest: dict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["contestant", "steps", "seconds"])
 
 
-def exponent(steps, seconds) -> float:
-    """b of seconds = a steps^b, by least squares on logarithms."""
-    return float(np.polyfit(np.log(steps), np.log(seconds), 1)[0])
+def exponent(steps, seconds) -> tuple[float, float, float]:
+    """b of seconds = a steps^b, by least squares on logarithms, with its 95 % interval.
+
+    The interval is Student's, from the points' scatter about the line.
+    """
+    fit = stats.linregress(np.log(steps), np.log(seconds))
+    half = stats.t.ppf(0.975, len(steps) - 2) * fit.stderr if len(steps) > 2 else np.nan
+    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+
+
+def profile(who: dict, names=("generate", "appendix", "ours"), top=6) -> pd.DataFrame:
+    """The operators that one call of each spends most of its own time in.
+
+    Rows: contestant, operator, calls, ms (processor or GPU time of its own), share.
+    """
+    rows = []
+    for name in names:
+        who[name][0]()
+        with torch.profiler.profile() as seen:
+            who[name][0]()
+        found = seen.key_averages()
+        kind = "device" if any(e.self_device_time_total for e in found) else "cpu"
+        clock = f"self_{kind}_time_total"
+        times = [(e.key, e.count, getattr(e, clock) / 1e3) for e in found]
+        whole = sum(ms for *_, ms in times)
+        times.sort(key=lambda row: -row[2])
+        rows += [(name, *row, row[2] / whole) for row in times[:top]]
+    names = ["contestant", "operator", "calls", "ms", "share"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
@@ -128,8 +156,9 @@ def alone(shape: str, name: str, steps: int, device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def bandwidth(device: str, size: int = 2**28) -> float:
+def bandwidth(device: str) -> float:
     """Bytes a second read plus written by a large copy, the best of ten."""
+    size = 2**26 if device == "cpu" else 2**28  # numbers: far more than a cache holds
     a = torch.empty(size, dtype=torch.float32, device=device)
     b = torch.empty_like(a)
     b.copy_(a)

@@ -204,14 +204,60 @@ def cost() -> str:
 
 
 def bench() -> str:
-    """The benchmark's table, from figures/bench/summary.csv."""
-    path = files.ROOT / "figures" / "bench" / "summary.csv"
-    if not path.exists():
+    """The benchmark's table, its targets, and where a missed one's time goes."""
+    folder = files.ROOT / "figures" / "bench"
+    if not (folder / "targets.csv").exists():
         return "Not measured yet: `make bench`."
+    speed, targets, profile = (
+        rows_of(folder / f"{name}.csv") for name in ("speed", "targets", "profile")
+    )
+    about = json.loads((folder / "machine.json").read_text())
+    lines = [
+        f"{about['processor']}, {about['device']}, {about['threads']} threads, torch "
+        f"{about['torch']}, transformers {about['transformers']}. Contestants take "
+        f"turns, {speed[0]['rounds']} rounds of {speed[0]['steps']} steps; medians "
+        "over rounds, 95 % intervals ([csv and picture](figures/bench/)).",
+        "",
+        "| shape | contestant | ms a step | tokens a second | times generate | "
+        "peak memory, MB | share of copy bandwidth |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in speed:
+        cells = [cell(row, "ms a step"), cell(row, "tokens a second", 0)]
+        cells += [cell(row, "times generate"), cell(row, "peak mb", 0)]
+        cells = [row["shape"], row["contestant"], *cells, cell(row, "bandwidth used")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| shape | target | wanted | measured | met |"]
+    lines.append("|---|---|---|---|---|")
+    for row in targets:
+        cells = [row["shape"], row["target"], row["wanted"], cell(row, "measured")]
+        lines.append(f"| {' | '.join([*cells, MET[row['met']]])} |")
+    for shape in dict.fromkeys(r["shape"] for r in targets if r["met"] == "False"):
+        parts = [
+            f"{row['operator']} {float(row['share']):.0%}"
+            for row in profile
+            if (row["shape"], row["contestant"]) == (shape, "ours")
+        ]
+        lines += ["", f"Where ours spends its time on {shape}: {', '.join(parts[:4])}."]
+    return "\n".join(lines)
+
+
+MET = {"True": "yes", "False": "no"}
+
+
+def cell(row: dict, name: str, places: int = 2) -> str:
+    """A cell of a csv, rounded; with its interval where the row has one for it."""
+    if not row[name]:
+        return ""
+    shown = [f"{float(row[n]):.{places}f}" for n in (name, "low", "high") if row[n]]
+    with_interval = name in ("times generate", "measured") and len(shown) == 3
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if with_interval else shown[0]
+
+
+def rows_of(path: Path) -> list[dict]:
+    """A csv file's rows, every cell a string."""
     with open(path, newline="", encoding="utf-8") as file:
-        head, *rows = list(csv.reader(file))
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(plain, line))} |" for line in lines)
+        return list(csv.DictReader(file))
 
 
 BLOCKS = {

@@ -14,14 +14,24 @@ TIMES = {  # contestant: batch, seconds in three rounds of 48 steps
 }  # fmt: skip
 
 
-def speed(shape="mini_qwen2", times=TIMES):
+def timed(times=TIMES):
     rows = [
-        (name, batch, turn, value)
+        ("mini_qwen2", name, batch, turn, value)
         for name, (batch, values) in times.items()
         for turn, value in enumerate(values)
     ]
-    frame = pd.DataFrame(rows, columns=["contestant", "batch", "round", "seconds"])
-    return report.summarise(frame, shape, 48).assign(**{"peak mb": 1.0})
+    names = ["shape", "contestant", "batch", "round", "seconds"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def speed(times=TIMES):
+    more = {"peak mb": 1.0, "bandwidth used": 0.1}
+    return report.summarise(timed(times), "mini_qwen2", 48).assign(**more)
+
+
+def targets(times, power):
+    found = report.targets(speed(times), timed(times), grown(power))
+    return found.set_index("target")
 
 
 def grown(power):
@@ -40,19 +50,23 @@ def test_ratios_are_taken_within_a_round():
 
 
 def test_a_target_is_met_or_not_by_its_number():
-    met = report.targets(speed(), grown(1.0)).set_index("target").met.to_dict()
-    assert met == {
+    found = targets(TIMES, 1.0)
+    assert found.loc["ours x64 / ours", "measured"] == pytest.approx(16.0)
+    assert (found.low <= found.measured).all() and (found.measured <= found.high).all()
+    assert found.met.to_dict() == {
         "ours / generate": True, "ours x64 / ours": True,
         "ours compiled / generate": True, "ours: exponent of time over steps": True,
     }  # fmt: skip
     slow = TIMES | {"ours compiled": (1, (1.0, 1.1, 2.0)), "ours": (1, (2.1, 2.4, 4.2))}
-    missed = report.targets(speed(times=slow), grown(1.3)).set_index("target").met
+    missed = targets(slow, 1.3).met
     assert not missed["ours compiled / generate"] and not missed["ours / generate"]
     assert not missed["ours: exponent of time over steps"]
 
 
 def test_exponent_and_crossing():
-    assert measure.exponent([10, 20, 40], [3, 12, 48]) == pytest.approx(2.0)
+    assert measure.exponent([10, 20, 40], [3, 12, 48]) == pytest.approx((2.0,) * 3)
+    slope, low, high = measure.exponent([10, 20, 40, 80], [1, 2.2, 3.6, 8.4])
+    assert low < 1 < high and low < slope < high
     frame = pd.DataFrame({"k": [1, 10, 100] * 2, "way": ["gather"] * 3 + ["dense"] * 3})
     assert measure.crossing(frame.assign(microseconds=[1, 5, 50, 9, 9, 9])) == 100
     never = measure.crossing(frame.assign(microseconds=[1, 2, 3, 9, 9, 9]))
@@ -76,6 +90,9 @@ def test_every_contestant_runs_on_the_tiny_shape():
     assert len(frame) == 8 and (frame.seconds > 0).all()
     found = measure.growth(lm, [4, 8], 1, {"appendix": 4})
     assert found[found.contestant == "appendix"].steps.tolist() == [4]
+    spent = measure.profile(who)
+    assert set(spent.contestant) == {"generate", "appendix", "ours"}
+    assert "aten::addmm" in set(spent.operator) and (spent.share > 0).all()
 
 
 def test_the_appendix_contestant_computes_what_ours_does():
@@ -94,4 +111,3 @@ def test_the_picture_is_told_in_a_sentence_with_its_numbers():
     assert len(figure.axes) == 3
     told = report.told(speed(), grown(1.0), mixed)
     assert "2.00 times generate" in told and "power 1.00" in told and "k = 10" in told
-    assert list(report.readable(speed()).columns)[-1] == "peak memory, MB"
