@@ -4,6 +4,8 @@
     targets.csv   met or not                         profile.csv   where the time goes
     growth.csv    seconds over steps                 mixing.csv    gather against dense
     machine.json  where it ran                       speed.png, .svg and .alt.json
+
+Shapes measured before and not asked for now keep their rows.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from helpers.models import pick_device
 
 KS = (1, 4, 16, 50, 200, 1000, 4000, 16000, 50257)
 LENGTHS = (32, 64, 128, 256, 512)
+LEAST = 30  # seconds a shape: a call of a small one is too short for a few rounds
 LONGEST = {"appendix": 128}  # steps: it recomputes the prefix, minutes beyond this
 
 
@@ -31,8 +34,12 @@ def main(argv=None) -> int:
     parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", default="", help="folder, instead of figures/bench")
+    parser.add_argument("--draw", action="store_true", help="only draw it again")
     parser.add_argument("--alone", nargs=2, metavar=("SHAPE", "CONTESTANT"))
     args = parser.parse_args(argv)
+    if args.draw:
+        draw(files.figures_dir("bench", args.out))
+        return 0
     device = pick_device(args.device)
     if args.alone:
         print(measure.alone(*args.alone, args.steps, device))
@@ -45,7 +52,11 @@ def main(argv=None) -> int:
         print(f"load average {about['load average']}: other programs are running, "
               "so these timings are not to be quoted", file=sys.stderr)  # fmt: skip
     tables = run(names, device, args)
-    keep(tables, about, args.out)
+    folder = files.figures_dir("bench", args.out)
+    tables = {name: with_others(table, name, folder) for name, table in tables.items()}
+    behind = (tables[name] for name in ("speed", "rounds", "growth"))
+    tables["targets"] = report.targets(*behind)
+    keep(tables, about, folder)
     for name in ("speed", "targets"):
         print(tables[name].round(3).to_string(index=False))
     return 0
@@ -59,7 +70,7 @@ def run(names, device, args) -> dict[str, pd.DataFrame]:
         print(f"{name} on {device}", file=sys.stderr)
         lm = SHAPES[name](device)
         who = contestants(lm, args.steps)
-        rounds = measure.interleaved(who, args.rounds).assign(shape=name)
+        rounds = measure.interleaved(who, args.rounds, least=LEAST).assign(shape=name)
         part = report.summarise(rounds, name, args.steps)
         part["peak mb"] = [
             measure.peak_memory(name, c, args.steps, device) for c in part.contestant
@@ -79,25 +90,34 @@ def run(names, device, args) -> dict[str, pd.DataFrame]:
         del lm, who
         if device == "cuda":
             torch.cuda.empty_cache()
-    tables = {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
-    behind = (tables[name] for name in ("speed", "rounds", "growth"))
-    tables["targets"] = report.targets(*behind)
-    return tables
+    return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
 
 
-def keep(tables, about, out) -> None:
+def with_others(table, name, folder) -> pd.DataFrame:
+    """A new table with the rows that an earlier run kept for other shapes."""
+    path = folder / f"{name}.csv"
+    if path.exists():
+        kept = pd.read_csv(path)
+        table = pd.concat([table, kept[~kept["shape"].isin(table["shape"])]])
+    order = {shape: place for place, shape in enumerate(SHAPES)}
+    return table.sort_values("shape", key=lambda s: s.map(order), kind="stable")
+
+
+def keep(tables, about, folder) -> None:
     """Write the files, each whole or not at all."""
-    folder = files.figures_dir("bench", out)
     about["load average after"] = measure.machine("cpu")["load average"]
-    shown = [tables[name] for name in ("speed", "growth", "mixing")]
-    drawn, told = report.picture(*shown), report.told(*shown)
-    figures.save(drawn, shown[0], "speed", told, "bench", figures_dir=str(folder))
-    for name in tables.keys() - {"speed"}:
-        text = tables[name].to_csv(
-            index=False, float_format="%.4g", lineterminator="\n"
-        )
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.4g", lineterminator="\n")
         files.write_whole(folder / f"{name}.csv", text)
     files.write_whole(folder / "machine.json", json.dumps(about, indent=1) + "\n")
+    draw(folder)
+
+
+def draw(folder) -> None:
+    """speed.png, .svg and its text, from the csv files in folder."""
+    shown = [pd.read_csv(folder / f"{n}.csv") for n in ("speed", "growth", "mixing")]
+    drawn, told = report.picture(*shown), report.told(*shown)
+    figures.save(drawn, shown[0], "speed", told, "bench", figures_dir=str(folder))
 
 
 if __name__ == "__main__":

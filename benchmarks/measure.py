@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 import transformers
 from scipy import stats
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer
 
 from benchmarks.contestants import SHAPES, contestants
 from helpers.files import ROOT
@@ -31,25 +31,27 @@ from helpers.mixture import blend
 
 def seconds(call) -> float:
     """Wall time of one call, the device's queue included."""
-    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return timer.timeit(1).mean
+    begun = timer()  # Timer.timeit would run the call twice more, unmeasured
+    call()
+    return timer() - begun
 
 
-def interleaved(who: dict, rounds: int, warm: bool = True) -> pd.DataFrame:
+def interleaved(
+    who: dict, rounds: int, warm: bool = True, least: float = 0
+) -> pd.DataFrame:
     """One row a contestant and round: contestant, batch, round, seconds.
 
     warm: every contestant runs once first, unmeasured: compiling happens there.
+    least: more rounds than asked for, until they have taken this many seconds.
     """
     for call, _ in who.values() if warm else ():
         call()
-    return pd.DataFrame(
-        [
-            (name, batch, turn, seconds(call))
-            for turn in range(rounds)
-            for name, (call, batch) in who.items()
-        ],
-        columns=["contestant", "batch", "round", "seconds"],
-    )
+    rows, turn, begun = [], 0, timer()
+    while turn < rounds or timer() - begun < least:
+        for name, (call, batch) in who.items():
+            rows.append((name, batch, turn, seconds(call)))
+        turn += 1
+    return pd.DataFrame(rows, columns=["contestant", "batch", "round", "seconds"])
 
 
 def growth(lm, lengths, rounds: int, longest: dict) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from benchmarks.measure import crossing, exponent
 from helpers.charts import COLOURS, MARKERS, STYLE
 from helpers.stats import bootstrap
 
+LINES = ("-", "--", ":")
+
 
 def summarise(frame: pd.DataFrame, shape: str, steps: int) -> pd.DataFrame:
     """Medians over rounds, and speed against generate in the same round.
@@ -86,37 +88,40 @@ def _median(values):
 
 def picture(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame):
     """Three panels: times generate, seconds over steps, microseconds over k."""
+    shapes = list(dict.fromkeys(grown["shape"]))
+    names = list(dict.fromkeys(grown.contestant))
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 3, figsize=(19, 6), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(19, 7), layout="constrained")
         _ratios(axes[0], speed)
-        for i, ((shape, name), part) in enumerate(
-            grown.groupby(["shape", "contestant"], sort=False)
-        ):
-            axes[1].plot(part.steps, part.seconds, color=COLOURS[i % 7],
-                         marker=MARKERS[i % 7], label=f"{name}, {shape}")  # fmt: skip
+        for (shape, name), part in grown.groupby(["shape", "contestant"], sort=False):
+            i, line = names.index(name), LINES[shapes.index(shape) % len(LINES)]
+            axes[1].plot(part.steps, part.seconds, line, color=COLOURS[i],
+                         marker=MARKERS[i], label=f"{name}, {shape}")  # fmt: skip
         axes[1].set(xscale="log", yscale="log", xlabel="steps", ylabel="seconds",
                     title="Growth with length, batch 1")  # fmt: skip
+        axes[1].set_xticks(sorted(set(grown.steps)), sorted(set(grown.steps)))
+        axes[1].minorticks_off()
         one = mixed[mixed.batch == mixed.batch.min()]
         for i, ((size, way), part) in enumerate(
             one.groupby(["vocabulary", "way"], sort=False)
         ):
-            style = "-" if way == "gather" else "--"
-            axes[2].plot(part.k, part.microseconds, style, color=COLOURS[i // 2 % 7],
-                         marker=MARKERS[i % 7], label=f"{way}, V = {size}")  # fmt: skip
+            axes[2].plot(part.k, part.microseconds, LINES[way == "dense"],
+                         color=COLOURS[i // 2 % 7], marker=MARKERS[i % 7],
+                         label=f"{way}, V = {size}")  # fmt: skip
         axes[2].set(xscale="log", yscale="log", xlabel="k, tokens kept",
                     ylabel="microseconds",
                     title="The mixture alone, batch 1")  # fmt: skip
-        for axis in axes[1:]:
-            axis.legend()
-            _plain(axis.xaxis, axis.yaxis)
-        _plain(axes[0].xaxis)
+        _plain(axes[2].xaxis, subs=(1,))
+        _plain(axes[0].xaxis, axes[1].yaxis, axes[2].yaxis)
+        for axis in axes:
+            axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return figure
 
 
-def _plain(*scales):
+def _plain(*scales, subs=(1, 2, 5)):
     """Numbers as numbers on a logarithmic axis: 0.1, 1, 10."""
     for scale in scales:
-        scale.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        scale.set_major_locator(LogLocator(subs=subs))
         scale.set_major_formatter("{x:g}")
         scale.set_minor_formatter(NullFormatter())
 
@@ -134,7 +139,6 @@ def _ratios(axis, speed):
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="tokens a second, times generate's",
              title="Speed, 95 % intervals")  # fmt: skip
-    axis.legend()
 
 
 def told(speed, grown, mixed) -> str:

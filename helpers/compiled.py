@@ -85,4 +85,6 @@ def _graph(model, finish, size, device, dtype):
     options = {"guard_filter_fn": lambda guards: [False] * len(guards)}
     if device.type == "cuda":
         options["triton.cudagraphs"] = True
+    elif device.type == "cpu":
+        options["cpp_wrapper"] = True  # a small model's step is mostly Python otherwise
     return torch.compile(step, fullgraph=True, dynamic=False, options=options)

@@ -212,10 +212,11 @@ def bench() -> str:
         rows_of(folder / f"{name}.csv") for name in ("speed", "targets", "profile")
     )
     about = json.loads((folder / "machine.json").read_text())
+    rounds = dict.fromkeys(sorted((row["rounds"] for row in speed), key=int))
     lines = [
         f"{about['processor']}, {about['device']}, {about['threads']} threads, torch "
         f"{about['torch']}, transformers {about['transformers']}. Contestants take "
-        f"turns, {speed[0]['rounds']} rounds of {speed[0]['steps']} steps; medians "
+        f"turns, {' to '.join(rounds)} rounds of {speed[0]['steps']} steps; medians "
         "over rounds, 95 % intervals ([csv and picture](figures/bench/)).",
         "",
         "| shape | contestant | ms a step | tokens a second | times generate | "

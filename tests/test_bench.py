@@ -1,10 +1,13 @@
 """benchmarks/: its arithmetic on made-up timings, and every contestant once."""
 
+import time
+
 import pandas as pd
 import pytest
 import torch
 
 from benchmarks import measure, report
+from benchmarks.__main__ import with_others
 from benchmarks.contestants import SHAPES, contestants, generate_concept_token
 from helpers import MixtureConfig, generate_concepts, mix, mixture_weights
 
@@ -93,6 +96,21 @@ def test_every_contestant_runs_on_the_tiny_shape():
     spent = measure.profile(who)
     assert set(spent.contestant) == {"generate", "appendix", "ours"}
     assert "aten::addmm" in set(spent.operator) and (spent.share > 0).all()
+
+
+def test_more_rounds_until_enough_seconds_have_passed():
+    who = {"wait": (lambda: time.sleep(0.01), 1)}
+    assert len(measure.interleaved(who, 3)) == 3
+    assert len(measure.interleaved(who, 3, least=0.1)) > 3
+
+
+def test_a_shape_measured_again_replaces_its_own_rows_only(tmp_path):
+    first = pd.DataFrame({"shape": ["mini_qwen2", "gpt2_124m"], "ms": [1, 2]})
+    first.to_csv(tmp_path / "speed.csv", index=False)
+    again = pd.DataFrame({"shape": ["gpt2_124m"], "ms": [3]})
+    table = with_others(again, "speed", tmp_path)
+    assert table["shape"].tolist() == ["mini_qwen2", "gpt2_124m"]
+    assert table.ms.tolist() == [1, 3]
 
 
 def test_the_appendix_contestant_computes_what_ours_does():
