@@ -154,10 +154,13 @@ def told(speed, grown, mixed) -> str:
         if len(p) > 1
     )
     one = mixed[mixed.batch == mixed.batch.min()]
-    cross = ", ".join(
-        f"k = {crossing(p):g} of V = {v}" for v, p in one.groupby("vocabulary")
+    cross = {v: crossing(p) for v, p in one.groupby("vocabulary")}
+    wins = " and ".join(
+        f"from k = {k:g} of {v}" if np.isfinite(k) else f"at no k of {v}"
+        for v, k in cross.items()
     )
     return (
         f"The mixture loop at batch 1 runs at {ratios}; its time grows with steps to "
-        f"the power {bends}; a dense product is as fast as gathering from {cross}."
+        f"the power {bends}. A dense product with the whole table is as fast as "
+        f"gathering rows {wins} tokens."
     )

@@ -233,6 +233,7 @@ def bench() -> str:
     for row in targets:
         cells = [row["shape"], row["target"], row["wanted"], cell(row, "measured")]
         lines.append(f"| {' | '.join([*cells, MET[row['met']]])} |")
+    lines += ["", json.loads((folder / "speed.alt.json").read_text())["alt"]]
     for shape in dict.fromkeys(r["shape"] for r in targets if r["met"] == "False"):
         parts = [
             f"{row['operator']} {float(row['share']):.0%}"
