@@ -22,6 +22,7 @@ from helpers import (
     prompt_embeds,
     rules,
 )
+from helpers.compiled import OneRow
 from helpers.forward import Cached
 from helpers.mixture import clip_norm, norm_bounds
 from helpers.models import LM
@@ -311,15 +312,65 @@ def test_a_two_dimensional_mask_would_wait_inside_the_forward(tiny):
 # Compiled
 
 
-def test_compiled_steps_give_the_same_tokens():
-    model = tiny_model("qwen2", num_hidden_layers=1)
-    lm = LM(model)
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_compiled_steps_give_the_same_tokens(family):
+    lm = LM(tiny_model(family, num_hidden_layers=1))
     for ids in ([IDS[0]], [IDS[2]], [IDS[0][:4]]):
         eager = generate_concepts(lm, ids, steps=12)
         fast = generate_concepts(lm, ids, steps=12, compile=True)
         assert fast.tokens == eager.tokens
         assert torch.allclose(fast.vectors, eager.vectors, atol=1e-4)
     assert sum(key[0] == "compiled" for key in lm._kept) == 1  # one graph for all three
+
+
+class Products(TorchDispatchMode):
+    """Counts calls of the library's matrix products."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name in ("aten::mm", "aten::addmm", "aten::bmm")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("shape, sums", [
+    ((1, 16), True), ((1, 1, 16), True), ((2, 16), False), ((1, 2, 16), False),
+])  # fmt: skip
+def test_one_row_is_summed_and_more_are_left_alone(shape, sums):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(shape), torch.randn(16, 24), torch.randn(24)
+    flat, linear = x.view(-1, 16), torch.nn.functional.linear
+    calls = [
+        (torch.addmm, (bias, flat, weight)),
+        (linear, (x, weight.T)),
+        (linear, (x, weight.T, bias)),
+    ]
+    for call, given in calls:
+        with Products() as library:
+            expected = call(*given)
+        with OneRow(), Products() as ours:
+            found = call(*given)
+        assert library.count == 1 and ours.count == (0 if sums else 1)
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert sums or torch.equal(found, expected)
+
+
+def test_one_row_leaves_alone_what_it_was_not_measured_on():
+    x, weight, bias = torch.randn(1, 16), torch.randn(16, 24), torch.randn(24)
+    half = x.bfloat16(), weight.bfloat16()
+    uneven = x[:, :15], weight[:15]
+    with OneRow(), Products() as products:
+        torch.addmm(bias.bfloat16(), *half)
+        torch.nn.functional.linear(half[0], half[1].T)
+        torch.addmm(bias, *uneven)
+        scaled = torch.addmm(bias, x, weight, beta=2)
+    assert products.count == 4
+    assert torch.equal(scaled, torch.addmm(bias, x, weight, beta=2))
+
+
+def test_what_cannot_be_compiled_is_refused():
+    lm = LM(tiny_model("qwen2", num_hidden_layers=1))
     with pytest.raises(ValueError, match="compile=True"):
         generate_concepts(lm, IDS, weight_rule=rules.gumbel(), compile=True)
     windowed = LM(tiny_model("mistral", sliding_window=4))
