@@ -47,7 +47,7 @@ test: $(READY)  ## unit and property tests, then the committed notebooks; offlin
 kill-test: $(READY)  ## kill -9 reproduce ten times; each next run must be whole (slow)
 	@$(PY) -m tests.interrupt kills $(ASKED)
 
-twice: $(READY)  ## reproduce twice: same csv; with two threads: same verdicts (slow)
+twice: $(READY)  ## reproduce twice: same csv; threads, processor: same verdicts (slow)
 	@$(PY) -m tests.interrupt twice $(ASKED)
 
 lint: $(READY)  ## ruff

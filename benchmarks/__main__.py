@@ -2,8 +2,9 @@
 
     speed.csv     a line a shape and contestant      rounds.csv    each timing behind it
     targets.csv   met or not                         profile.csv   where the time goes
-    growth.csv    seconds over steps                 mixing.csv    gather against dense
-    machine.json  where it ran                       speed.png, .svg and .alt.json
+    products.csv  one row times every weight matrix  mixing.csv    gather against dense
+    growth.csv    seconds over steps                 machine.json  where it ran
+    speed.png, .svg and .alt.json
 
 Shapes measured before and not asked for now keep their rows.
 """
@@ -16,13 +17,13 @@ import pandas as pd
 import torch
 
 from benchmarks import measure, report
-from benchmarks.contestants import PROMPT, SHAPES, contestants
+from benchmarks.contestants import PROMPT, QWEN_TABLE, SHAPES, contestants
 from helpers import figures, files
 from helpers.models import pick_device
 
-KS = (1, 4, 16, 50, 200, 1000, 4000, 16000, 50257)
+KS = (1, 4, 16, 50, 200, 1000, 4000, 16000, 50000)
 LENGTHS = (32, 64, 128, 256, 512)
-LEAST = 30  # seconds a shape: a call of a small one is too short for a few rounds
+LEAST = {"gpt2_124m": 200}  # seconds: about ten rounds where one takes twenty
 LONGEST = {"appendix": 128}  # steps: it recomputes the prefix, minutes beyond this
 
 
@@ -64,13 +65,16 @@ def main(argv=None) -> int:
 
 def run(names, device, args) -> dict[str, pd.DataFrame]:
     """Measure all shapes: a table a csv file."""
-    tables = {n: [] for n in ("speed", "rounds", "growth", "mixing", "profile")}
+    kept = ("speed", "rounds", "growth", "mixing", "profile", "products")
+    tables = {n: [] for n in kept}
+    sizes = {} if names == ["tiny"] else {"qwen_1_5b": QWEN_TABLE}  # the table alone
     copied = measure.bandwidth(device)
     for name in names:
         print(f"{name} on {device}", file=sys.stderr)
         lm = SHAPES[name](device)
         who = contestants(lm, args.steps)
-        rounds = measure.interleaved(who, args.rounds, least=LEAST).assign(shape=name)
+        rounds = measure.interleaved(who, args.rounds, least=LEAST.get(name, 30))
+        rounds = rounds.assign(shape=name)
         part = report.summarise(rounds, name, args.steps)
         part["peak mb"] = [
             measure.peak_memory(name, c, args.steps, device) for c in part.contestant
@@ -84,13 +88,16 @@ def run(names, device, args) -> dict[str, pd.DataFrame]:
         lengths = [n for n in args.lengths if n + PROMPT <= lm.context]
         part = measure.growth(lm, lengths, max(2, args.rounds // 3), LONGEST)
         tables["growth"].append(part.assign(shape=name))
-        size = tuple(lm.embed.shape)
-        part = measure.mixing([size], (*KS, size[0]), device=device)
-        tables["mixing"].append(part.assign(shape=name))
+        if device == "cpu":
+            tables["products"].append(measure.products(lm).assign(shape=name))
+        sizes[name] = tuple(lm.embed.shape)
         del lm, who
         if device == "cuda":
             torch.cuda.empty_cache()
-    return {n: pd.concat(parts, ignore_index=True) for n, parts in tables.items()}
+    for name, size in sizes.items():
+        part = measure.mixing([size], (*KS, size[0]), device=device)
+        tables["mixing"].append(part.assign(shape=name))
+    return {n: pd.concat(p, ignore_index=True) for n, p in tables.items() if p}
 
 
 def with_others(table, name, folder) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from helpers.locate import QWEN
 from helpers.models import LM
 
 PROMPT = 8  # tokens, a plain prompt's length
+QWEN_TABLE = 151936, 1536  # V and D of Qwen2.5-1.5B
 
 
 def mini_qwen2(device: str) -> LM:
@@ -36,7 +37,7 @@ def qwen_1_5b(device: str) -> LM:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
-        vocab_size=151936, hidden_size=1536, intermediate_size=8960,
+        vocab_size=QWEN_TABLE[0], hidden_size=QWEN_TABLE[1], intermediate_size=8960,
         num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
         max_position_embeddings=32768, tie_word_embeddings=True, rms_norm_eps=1e-6,
     )  # fmt: skip

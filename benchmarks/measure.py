@@ -1,8 +1,9 @@
 """Time, memory and bandwidth, measured: rows, not judgements.
 
-    interleaved   seconds of each contestant, one after the other, round by round
+    interleaved   seconds of each contestant, in turns, round by round
     growth        seconds over the number of steps, and the exponent
     profile       which operators the time of one call goes to
+    products      one row times every weight matrix: the least a step can do
     mixing        gather-and-weight against a dense product, over k
     peak_memory   of one contestant, in a process of its own
     bandwidth     bytes a second that a copy moves on this device
@@ -25,6 +26,7 @@ from scipy import stats
 from torch.utils.benchmark.utils.timer import timer
 
 from benchmarks.contestants import SHAPES, contestants
+from helpers.compiled import OneRow
 from helpers.files import ROOT
 from helpers.mixture import blend
 
@@ -43,14 +45,17 @@ def interleaved(
 
     warm: every contestant runs once first, unmeasured: compiling happens there.
     least: more rounds than asked for, until they have taken this many seconds.
+    Each round begins with another contestant, so that none always follows the same one.
     """
     for call, _ in who.values() if warm else ():
         call()
-    rows, turn, begun = [], 0, timer()
+    rows, turn, begun, order = [], 0, timer(), list(who)
     while turn < rounds or timer() - begun < least:
-        for name, (call, batch) in who.items():
+        for name in order:
+            call, batch = who[name]
             rows.append((name, batch, turn, seconds(call)))
         turn += 1
+        order = order[1:] + order[:1]
     return pd.DataFrame(rows, columns=["contestant", "batch", "round", "seconds"])
 
 
@@ -97,6 +102,39 @@ def profile(who: dict, names=("generate", "appendix", "ours"), top=6) -> pd.Data
     return pd.DataFrame(rows, columns=names)
 
 
+def products(lm, repeats=10) -> pd.DataFrame:
+    """One row times each weight matrix of a model on the CPU, as often as a step does.
+
+    Rows: way ("library", what eager steps call; "sums", what compiled steps do),
+    threads, ms, GB of weights read a second.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    layers = [m for m in lm.model.modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
+    wide = {torch.nn.Linear: 1, Conv1D: 0}
+    given = [torch.randn(1, m.weight.shape[wide[type(m)]]) for m in layers]
+
+    def library():
+        return [layer(x) for layer, x in zip(layers, given)]
+
+    @torch.compile(dynamic=False)
+    def sums():
+        with OneRow():
+            return library()
+
+    read, rows = sum(layer.weight.nbytes for layer in layers), []
+    every = torch.get_num_threads()
+    with torch.inference_mode():
+        sums()
+        for way, threads in (("library", 1), ("library", every), ("sums", every)):
+            torch.set_num_threads(threads)
+            call = {"library": library, "sums": sums}[way]
+            call()
+            took = np.median([seconds(call) for _ in range(repeats)])
+            rows.append((way, threads, took * 1e3, read / took / 1e9))
+    return pd.DataFrame(rows, columns=["way", "threads", "ms", "gb a second"])
+
+
 def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
     """Microseconds of both ways to mix, for tables (V,D), k kept tokens and batches.
 
@@ -108,7 +146,7 @@ def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
         for batch in batches:
             for k in sorted({min(k, vocabulary) for k in ks}):
                 if batch * k * width > 2**28:
-                    continue  # the gathered rows alone would take a gigabyte
+                    continue  # a gigabyte of rows to gather
                 logits = torch.randn(batch, vocabulary, device=device)
                 probs, indices = logits.softmax(-1).topk(k)
                 ways = {

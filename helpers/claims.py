@@ -92,8 +92,13 @@ def not_tested(claim: str, reason: str, part: str = "", cell: str = "") -> dict:
 
 
 def _rounded(x) -> float:
-    """Four significant digits, so that a rule sees what the csv says."""
-    return float(f"{float(x):.4g}")
+    """Four significant digits, so that a rule sees what the csv says.
+
+    Two below a millionth: such a number is made of float32's rounding, and its later
+    digits are the processor's.
+    """
+    digits = 4 if abs(float(x)) >= 1e-6 else 2
+    return float(f"{float(x):.{digits}g}")
 
 
 def record(rows: list[dict], set: str, notebook: str, run_dir: str = "") -> None:

@@ -208,9 +208,8 @@ def bench() -> str:
     folder = files.ROOT / "figures" / "bench"
     if not (folder / "targets.csv").exists():
         return "Not measured yet: `make bench`."
-    speed, targets, profile = (
-        rows_of(folder / f"{name}.csv") for name in ("speed", "targets", "profile")
-    )
+    kept = ("speed", "targets", "profile", "products")
+    speed, targets, profile, products = (rows_of(folder / f"{n}.csv") for n in kept)
     about = json.loads((folder / "machine.json").read_text())
     rounds = dict.fromkeys(sorted((row["rounds"] for row in speed), key=int))
     lines = [
@@ -235,13 +234,33 @@ def bench() -> str:
         lines.append(f"| {' | '.join([*cells, MET[row['met']]])} |")
     lines += ["", json.loads((folder / "speed.alt.json").read_text())["alt"]]
     for shape in dict.fromkeys(r["shape"] for r in targets if r["met"] == "False"):
-        parts = [
-            f"{row['operator']} {float(row['share']):.0%}"
-            for row in profile
-            if (row["shape"], row["contestant"]) == (shape, "ours")
-        ]
-        lines += ["", f"Where ours spends its time on {shape}: {', '.join(parts[:4])}."]
+        lines += ["", missed(shape, profile, products)]
     return "\n".join(lines)
+
+
+def missed(shape: str, profile: list[dict], products: list[dict]) -> str:
+    """Why a shape misses a target: where its steps' time goes, and what is left to win.
+
+    Nothing is typed: the operators' shares, and the products alone both ways.
+    """
+    parts = [
+        f"{row['operator']} {float(row['share']):.0%}"
+        for row in profile
+        if (row["shape"], row["contestant"]) == (shape, "ours")
+    ]
+    ways = [
+        f"{row['way']}, {row['threads']} thread{'s' * (row['threads'] != '1')}, "
+        f"{cell(row, 'ms', 1)} ms ({cell(row, 'gb a second', 0)} GB a second)"
+        for row in products
+        if row["shape"] == shape
+    ]
+    said = f"Where ours spends its time on {shape}: {', '.join(parts[:4])}."
+    if ways:
+        said += (
+            f" One row times all its weight matrices: {'; '.join(ways)}. Eager steps, "
+            "like generate, call the library; compiled ones write sums."
+        )
+    return said
 
 
 MET = {"True": "yes", "False": "no"}

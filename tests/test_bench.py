@@ -98,6 +98,22 @@ def test_every_contestant_runs_on_the_tiny_shape():
     assert "aten::addmm" in set(spent.operator) and (spent.share > 0).all()
 
 
+def test_each_round_begins_with_another_contestant():
+    called = []
+    who = {name: (lambda name=name: called.append(name), 1) for name in "abc"}
+    measure.interleaved(who, rounds=3, warm=False)
+    assert "".join(called) == "abcbcacab"
+
+
+def test_one_row_times_every_matrix_is_timed_both_ways():
+    lm = SHAPES["tiny"]("cpu")
+    before = torch.get_num_threads()
+    found = measure.products(lm, repeats=2)
+    assert found.way.tolist() == ["library", "library", "sums"]
+    assert found.threads.tolist() == [1, before, before] == [1, *[before] * 2]
+    assert torch.get_num_threads() == before and (found["gb a second"] > 0).all()
+
+
 def test_more_rounds_until_enough_seconds_have_passed():
     who = {"wait": (lambda: time.sleep(0.01), 1)}
     assert len(measure.interleaved(who, 3)) == 3
@@ -128,5 +144,5 @@ def test_the_picture_is_told_in_a_sentence_with_its_numbers():
     figure = report.picture(speed(), grown(1.0), mixed)
     assert len(figure.axes) == 3
     told = report.told(speed(), grown(1.0), mixed)
-    for part in ("2.00 times generate", "power 1.00", "k = 10 of 64"):
+    for part in ("2.00 times generate", "power 1.00", "batch 1 from k = 10 of 64"):
         assert part in told
