@@ -2,6 +2,7 @@
 
     lines, scatter, bars, dots, heatmap, mixture_bars, table
 
+Each figure's `told` says in words what was drawn (helpers.told), for its alt text.
 House style: the Okabe-Ito colours, which colour-blind readers can tell apart, with a
 marker, line style or hatch beside each colour; type that is readable at half size.
 """
@@ -13,6 +14,8 @@ import matplotlib
 import pandas as pd
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+
+from helpers import told
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS, DASHES = (
@@ -57,7 +60,13 @@ def readable(text, most: int = 28) -> str:
     if not body:
         return "␣" * min(len(text), most)
     text = "␣" * left + "".join(map(_shown, body)) + "␣" * right
+    text = f" {text}" if text[0] == "_" else text  # matplotlib hides such a label
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def spelled(text) -> str:
+    """`readable`, at a sentence's length: for a figure's words."""
+    return readable(text, 60).strip()
 
 
 def _shown(c: str) -> str:
@@ -129,15 +138,19 @@ def lines(
         if logx:
             axes.set_xscale("log")
         _finish(axes, xlabel or x, ylabel or y, reference)
+    figure.told = told.courses(frame, x, y, (panel, by), spelled)
     return figure
 
 
 @styled
 def scatter(
     frame, x, y, by=None, title="", xlabel="", ylabel="", reference=None, panel=None,
-    diagonal=False,
+    diagonal="",
 ):  # fmt: skip
-    """Points of y over x, one colour and marker a value of `by`."""
+    """Points of y over x, one colour and marker a value of `by`.
+
+    diagonal: the name of the line y = x, where it is to be drawn.
+    """
     figure, panels = _figure(frame, panel, title)
     for axes, part in panels:
         for i, label, rows in _series(part, by):
@@ -145,8 +158,10 @@ def scatter(
                          alpha=0.65, linewidths=0,
                          label=None if label is None else readable(label))  # fmt: skip
         if diagonal:
-            axes.axline((0, 0), slope=1, color="#555555", linestyle="--", linewidth=1.6)
+            axes.axline((0, 0), slope=1, color="#555555", linestyle="--", linewidth=1.6,
+                        label=diagonal)  # fmt: skip
         _finish(axes, xlabel or x, ylabel or y, reference)
+    figure.told = told.clouds(frame, x, y, (panel, by), spelled)
     return figure
 
 
@@ -161,7 +176,10 @@ def bars(
     frame, x, y, by=None, low=None, high=None, title="", xlabel="", ylabel="",
     reference=None, panel=None,
 ):  # fmt: skip
-    """Grouped bars of y for each x, one colour and hatch a value of `by`, intervals."""
+    """Grouped bars of y for each x, one colour and hatch a value of `by`, intervals.
+
+    Where one of a group has no row, "not run" stands in its place: it is not a zero.
+    """
     figure, panels = _figure(frame, panel, title)
     for axes, part in panels:
         places = {value: i for i, value in enumerate(dict.fromkeys(part[x]))}
@@ -176,9 +194,14 @@ def bars(
                 reach = [rows[y] - rows[low], rows[high] - rows[y]]
                 axes.errorbar(at, rows[y], yerr=[r.clip(lower=0) for r in reach],
                               fmt="none", ecolor="#222222", capsize=3)  # fmt: skip
+            for value in places.keys() - set(rows[x]):
+                axes.text(places[value] - 0.4 + wide * (i + 0.5), 0, " not run",
+                          rotation=90, ha="center", va="bottom", fontsize=11,
+                          color="#555555")  # fmt: skip
         axes.set_xticks(list(places.values()), **_ticks(places))
         axes.grid(False, axis="x")
         _finish(axes, xlabel, ylabel or y, reference)
+    figure.told = told.values(frame, y, (panel, by, x), spelled)
     return figure
 
 
@@ -205,6 +228,7 @@ def dots(
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     _finish(axes, xlabel or x, "", None)
+    figure.told = told.values(frame, x, (by, y), spelled)
     return figure
 
 
@@ -230,6 +254,7 @@ def heatmap(
         axes.grid(False)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         figure.colorbar(image, ax=axes, label=label or value)
+    figure.told = told.values(frame, value, (panel, y, x), spelled)
     return figure
 
 
@@ -264,6 +289,7 @@ def mixture_bars(frame, step="step", token="token", prob="prob", panel=None, tit
         axes.set(xlim=(0, 1), xlabel="weight", ylabel=step)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
+    figure.told = told.mixtures(frame, step, token, prob, panel, spelled)
     return figure
 
 
@@ -289,6 +315,8 @@ def table(frame, title="", most=44, split=None):
     for (row, _), cell in drawn.get_celld().items():
         cell.set(edgecolor="#CCCCCC", facecolor="#EAF1F6" if row == 0 else "white")
     figure.text(0.01, 0.99, title, va="top", fontsize=16)
+    figure.told = told.cells([[c.replace("\n", ", ") for c in row] for row in text],
+                             heads, spelled)  # fmt: skip
     return figure
 
 

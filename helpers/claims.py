@@ -4,6 +4,7 @@
     record                  write them to runs/<set>/<notebook>.measured.csv
     judge, verdict_frame    rows -> verdict, reason and number of a claim
     gather                  all claims of a set, from every notebook's rows
+    answer                  after a section's measurements: what they found
     show                    a notebook's last cell: verdict words and the table
 
 What a rule means is written in judging.py. Nothing here or anywhere types a verdict.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import files, judging
+from helpers import files, findings, judging
 from helpers.judging import Part
 
 FIELDS = ["set", "notebook", "claim", "cell", "part", "value", "low", "high", "n"]
@@ -200,6 +201,8 @@ def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
         reason = f"too wide an interval, measure more items: {reason}"
     key = "with" if verdict == "artefact" else "holds"
     head = [a for a in said if a.clause.keyword == key and not a.skipped]
+    if verdict in ("partly", "not reproduced"):  # the number that fails it comes first
+        head.sort(key=lambda a: a.yes is not False)
     part, name = (head[0].part, head[0].clause.names[0]) if head else (Part(), "")
     return Judged(verdict, reason, part, cell, name, tuple(said))
 
@@ -278,7 +281,9 @@ def verdict_frame(rows: list[dict], set: str, ids=None, why=None) -> pd.DataFram
         seed = ", ".join(sorted(str(s) for s in seeds if s != ""))
         head = {"id": id, "verdict": judged.verdict, "reason": reason}
         tail = {"seed": seed, "cell": judged.cell, "set": set}
-        out.append(head | numbers | tail | {k: spec[k] for k in kept})
+        found = findings.sentence(id, rows) if judged.verdict != "not tested" else ""
+        more = {k: spec[k] for k in kept} | {"found": found}
+        out.append(head | numbers | tail | more)
     return pd.DataFrame(out).astype({"n": "Int64"})
 
 
@@ -309,6 +314,21 @@ def find_rows(notebook: str, set: str, run_dir: str = "") -> Path | None:
     return next((path for path in places if path.exists()), None)
 
 
+def answer(rows: list[dict], set: str, *ids: str) -> None:
+    """Display verdict and finding of claims, from the rows measured so far."""
+    from html import escape
+
+    from IPython.display import HTML, display
+
+    frame = verdict_frame(rows, set, ids)
+    lines = [
+        f"<p><b>{row.id}, {row.verdict}:</b> "
+        f"{escape(row.found or row.reason.removeprefix('not tested '))}</p>"
+        for row in frame.itertuples()
+    ]
+    display(HTML(files.visible("\n".join(lines))))
+
+
 def show(notebook: str, set: str, run_dir: str = "") -> None:
     """Print verdict words, display reasons: a notebook's claims, or ("") all."""
     from IPython.display import HTML, display
@@ -318,6 +338,6 @@ def show(notebook: str, set: str, run_dir: str = "") -> None:
         frame = frame[frame["notebook"] == notebook]
     print("\n".join(f"{row.id}  {row.verdict}" for row in frame.itertuples()))
     with pd.option_context("display.max_colwidth", None):
-        columns = ["id", "statement", "verdict", "reason"]
+        columns = ["id", "statement", "verdict", "found", "reason"]
         html = frame[columns].to_html(index=False, escape=True)
     display(HTML(files.visible(html)))

@@ -32,14 +32,15 @@ __all__ += ["dots", "table"]
 def save(figure, frame, name, alt, set, claims="", figures_dir=""):
     """Save NN_name .png, .svg, .csv and .alt.json; return the picture for display.
 
-    frame: exactly what was drawn. alt: one sentence that tells what is seen to a reader
-    who cannot see it. claims: ids it bears on, as "R1 R2".
+    frame: exactly what was drawn. alt: what the figure shows, for a reader who cannot
+    see it; what is seen in it is added from the frame. claims: ids, as "R1 R2".
     """
     from IPython.display import Image
 
     if not alt.strip():
         raise ValueError(f"{name}: alt text is empty; say in one sentence what is seen")
     folder = files.figures_dir(set, figures_dir)
+    alt = f"{alt.strip().rstrip('.')}. {getattr(figure, 'told', '')}".strip()
     pictures = {}
     with matplotlib.rc_context(STYLE):
         for kind, empty in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -66,7 +67,7 @@ def _json(about: dict) -> str:
 def by_claim(set, figures_dir="") -> dict[str, str]:
     """Claim id -> the names of the figures that bear on it, of this run or kept."""
     found = {}
-    for folder in (files.figures_dir(set, figures_dir), files.ROOT / "figures" / set):
+    for folder in (files.figures_dir(set, figures_dir), files.kept_dir(set)):
         for path in sorted(folder.glob("*.alt.json")):
             for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
                 found.setdefault(claim, {})[path.name.removesuffix(".alt.json")] = None

@@ -3,6 +3,7 @@
     ROOT                the repository, found from this file
     run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
     write_whole         write aside, flush to disk, then rename
+    sweep               remove what a killed write_whole has left aside
     visible             text with what could hide or steer a screen spelled out
 
 The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
@@ -75,6 +76,13 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
         Path(aside).unlink(missing_ok=True)
         raise
     return path
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed runs have left aside, where no one else is writing."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\w+\.\w{8}", path.name) and path.is_file():
+            path.unlink()
 
 
 def full(folder: Path) -> bool:

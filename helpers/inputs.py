@@ -2,6 +2,7 @@
 
     sources          the cells of a notebook, without outputs
     modules          the helpers modules it imports, and those they import
+    data             the kept tables that it reads
     notebook_inputs  every hash that must be the same for a result to be the same
     model_digest     a model folder's configuration, tokenizer and weights
     versions         of Python and of the packages that compute
@@ -21,6 +22,7 @@ from helpers import _HOME
 from helpers.files import ROOT, digest
 
 NOTEBOOKS = ROOT / "notebooks"
+CLAIMS, FINDINGS = ROOT / "claims.csv", ROOT / "findings.csv"
 HELPERS = ROOT / "helpers"
 COMPUTE = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
 COMPUTE += ("pandas", "matplotlib")
@@ -29,9 +31,12 @@ COMPUTE += ("pandas", "matplotlib")
 def cells(notebook: Path) -> list[dict]:
     """The cells of a notebook file; ValueError if it is not one."""
     try:
-        return json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        if all(cell["cell_type"] and "source" in cell for cell in found):
+            return found
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{notebook.name} is not a notebook: restore it") from None
+        pass
+    raise ValueError(f"{notebook.name} is not a notebook: restore it")
 
 
 def sources(notebook: Path, kind: str | None = None) -> list[str]:
@@ -85,19 +90,30 @@ def _imported(code: str, home: Path | None = None) -> set[Path]:
 
 
 def claim_rows(notebook: str) -> str:
-    """The rows of claims.csv that a notebook answers, as text."""
-    with open(ROOT / "claims.csv", newline="", encoding="utf-8") as file:
-        return repr(
-            [row for row in csv.DictReader(file) if row["notebook"] == notebook]
-        )
+    """The rows of claims.csv and findings.csv that a notebook answers, as text."""
+    claims, findings = (
+        list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        for path in (CLAIMS, FINDINGS)
+    )
+    asked = [row for row in claims if row["notebook"] == notebook]
+    ids = {row["id"] for row in asked}
+    return repr(asked + [row for row in findings if row["id"] in ids])
+
+
+def data(notebook: Path) -> list[Path]:
+    """The tables of figures/ that belong to no set and that a notebook names."""
+    code = "\n".join(sources(notebook, "code"))
+    return [p for p in sorted((ROOT / "figures").glob("*.csv")) if p.name in code]
 
 
 def notebook_inputs(notebook: Path) -> dict[str, str]:
-    """Hashes of a notebook's cells, the code behind it and the claims it answers."""
+    """Hashes of a notebook's cells, the code behind it, the claims it answers and the
+    tables it reads."""
     return {
         "notebook": digest(*(f"{text}\0" for text in sources(notebook))),
         "code": digest(*modules(notebook)),
         "claims": digest(claim_rows(notebook.stem)),
+        "data": digest(*data(notebook)),
     }
 
 

@@ -44,6 +44,7 @@ def fingerprint(path: Path, parameters: dict, hashes: dict) -> dict:
         "parameters": parameters,
         "models": hashes,
         "versions": inputs.versions(),
+        "threads": os.environ.get("REPRODUCE_THREADS", "1"),
     }
 
 
@@ -59,7 +60,7 @@ def finished(job: Job, set: str) -> bool:
 
 
 def root() -> Path:
-    return Path(os.environ.get("REPRODUCE_OUT", files.ROOT))
+    return Path(os.environ.get("REPRODUCE_OUT", files.ROOT)).resolve()
 
 
 def keep(job: Job, set: str, staged: Path) -> None:
@@ -74,7 +75,7 @@ def keep(job: Job, set: str, staged: Path) -> None:
         shutil.copyfile(rows, staged / "figures" / set / rows.name)
     drawn = {p.name for p in (staged / "figures" / set).glob("*") if p.is_file()}
     for old in figures.glob(f"{number}_*"):
-        if old.name not in drawn:
+        if old.name not in drawn and old.is_file():
             old.unlink()
     outputs = {}
     for here, there in (
@@ -130,14 +131,21 @@ def end(job: Job, set: str) -> None:
     job.seconds = time.monotonic() - job.started
     folder = staged(job, set)
     if job.process.returncode == 0:
-        keep(job, set, folder)
-        job.state = "done"
+        models = job.fingerprint["models"]
+        if fingerprint(job.path, job.parameters, models).items() <= (
+            job.fingerprint.items()
+        ):
+            keep(job, set, folder)
+            job.state = "done"
+            return
+        job.state, job.error = "failed", "its sources changed meanwhile: run it again"
         return
     errors = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
     lines = [line for line in errors.splitlines() if line.strip()]
     short = "disk full" if files.full(folder) else "out of memory"
     died = f"its process ended with status {job.process.returncode} ({short}?)"
-    job.error = files.visible((lines[-1] if lines else died)[:400])
+    killed = job.process.returncode < 0  # it had no chance to say why
+    job.error = files.visible((lines[-1] if lines and not killed else died)[:400])
     job.state = "failed"
     executed = folder / "runs" / set / job.path.name
     if executed.exists():

@@ -10,8 +10,9 @@ It is a list of clauses, separated by ';', each a keyword and a check:
     without CHECK               the pattern gone, measured with that step alone removed
 
 A measured part is an estimate: value, 95 % interval (low, high), n. A check is
-answered yes, no or undecided (None), always from the interval, so that a wide
-interval decides nothing. `margin` and `tolerance` stand for the row's columns.
+answered yes, no or undecided (None), from the interval, so that a wide interval
+decides nothing; only value_between, count, monotone and matches look at the point.
+`margin` and `tolerance` stand for the row's columns.
 
     at_most(x, t)           yes: high <= t. no: low > t
     at_least(x, t)          yes: low >= t. no: high < t

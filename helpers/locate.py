@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 from pathlib import Path
 
@@ -99,17 +100,14 @@ def parameters(folder: Path) -> int:
         try:
             with open(file, "rb") as f:
                 header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
-        except (struct.error, ValueError, MemoryError, OverflowError):
+            header.pop("__metadata__", None)
+            total += sum(math.prod(entry["shape"]) for entry in header.values())
+        except (struct.error, ValueError, MemoryError, OverflowError, KeyError,
+                TypeError, AttributeError):  # fmt: skip
             raise ValueError(
                 f"{file.name} in {folder.name} is not a safetensors file (an "
                 "unfinished download or a Git LFS pointer?): fetch it again"
             ) from None
-        header.pop("__metadata__", None)
-        for entry in header.values():
-            count = 1
-            for size in entry["shape"]:
-                count *= size
-            total += count
     return total
 
 

@@ -64,10 +64,20 @@ def prose(markdown: str) -> str:
     return MarkdownWithMath(renderer=shape).render(markdown)
 
 
+MATH = """math menclose mfenced mfrac mi mn mo mover mpadded mphantom mroot mrow mspace
+msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover""".split()
+PLAIN = """columnalign columnspacing display displaystyle fence largeop linethickness
+lspace mathvariant maxsize minsize movablelimits rowspacing rspace scriptlevel separator
+stretchy symmetric width xmlns""".split()
+
+
 def formula(code) -> None:
-    """MathML in place of a formula; one that cannot be read stays as it was typed."""
+    """MathML in place of a formula. One that cannot be read, or that asks for more than
+    signs in their places (a link, a style, a tag), stays as it was typed."""
     try:
-        made = convert(code.get_text())
+        made = BeautifulSoup(convert(code.get_text()), "html.parser")
     except Exception:  # the converter has no common class of errors
         return
-    code.replace_with(BeautifulSoup(made, "html.parser"))
+    tags = made.find_all(True)
+    if all(tag.name in MATH and {*tag.attrs} <= {*PLAIN} for tag in tags):
+        code.replace_with(made)

@@ -2,6 +2,7 @@
 
     settings         command line -> the notebooks' common parameters
     check_models     both models found, whole, fitting and of the right kind
+    model_hashes     what both are, to tell whether they have changed
     choose           which notebooks
     fit_parameters   for each notebook what differs from its defaults, typed like them
 
@@ -65,13 +66,18 @@ def _local(model: str) -> str:
     return str(Path(model).expanduser().resolve()) if there else model
 
 
-def check_models(common: dict[str, str]) -> dict[str, str]:
-    """Find both models, or say in one line what is wrong; hashes by parameter."""
-    hashes = {}
+def check_models(common: dict[str, str]) -> None:
+    """Find both models, or say in one line what is wrong."""
+    base, instruct = common["BASE"], common["INSTRUCT"]
+    if base != instruct and Path(base).name == Path(instruct).name:
+        raise ValueError(
+            f"BASE and INSTRUCT are both called {Path(base).name!r}, and results go by "
+            "that name: rename one of the folders"
+        )
     for word in ("BASE", "INSTRUCT"):
         if not common[word]:
             continue
-        folder, revision = locate.find(common[word])
+        folder, _ = locate.find(common[word])
         locate.check(folder)
         if word == "INSTRUCT" and not _has_template(folder):
             raise ValueError(
@@ -81,10 +87,15 @@ def check_models(common: dict[str, str]) -> dict[str, str]:
         need = locate.parameters(folder) * models.DTYPES[common["DTYPE"]]
         if common["DEVICE"] in ("auto", "cpu"):
             locate.fits(common[word], need, locate.free_memory(), "memory")
-        hashes[word] = revision or inputs.model_digest(folder)
     if common["DEVICE"] not in ("auto", "cpu"):
         models.pick_device(common["DEVICE"])
-    return hashes
+
+
+def model_hashes(common: dict[str, str]) -> dict[str, str]:
+    """What each model is: its pinned revision, or the hash of its files."""
+    named = {word: common[word] for word in ("BASE", "INSTRUCT") if common[word]}
+    found = {word: locate.find(name) for word, name in named.items()}
+    return {w: revision or inputs.model_digest(f) for w, (f, revision) in found.items()}
 
 
 def _has_template(folder: Path) -> bool:
@@ -145,6 +156,6 @@ def _typed(name: str, value: str, default: str):
             return float(got)
         if type(got) is kind:
             return got
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     raise ValueError(f"{name}={value!r}: expected a {kind.__name__}, like {default}")

@@ -6,6 +6,7 @@ picture      what is known of a figure: alt text, claims, size
 """
 
 import base64
+import csv
 import json
 import re
 import struct
@@ -21,13 +22,15 @@ from helpers.markup import clean, formula, prose
 
 SHOWN = ["text/html", "text/markdown", "image/png", "image/svg+xml", "image/jpeg"]
 SHOWN += ["text/latex", "text/plain"]
+FEW = 60  # rows of a figure's csv that its page shows as a table
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PANEL = "<p><em>Here is a panel that needs a running kernel: make lab.</em></p>"
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A kept figure. width and height in pixels of its PNG."""
+    """A kept figure. width and height in pixels of its PNG; numbers: its csv's rows,
+    the heads first, where they are few enough to be read."""
 
     name: str
     alt: str
@@ -35,6 +38,7 @@ class Picture:
     width: int
     height: int
     digest: str
+    numbers: tuple[list[str], ...] = ()
 
 
 @dataclass
@@ -59,9 +63,10 @@ def picture(png: Path) -> Picture:
     try:
         about = json.loads(png.with_suffix(".alt.json").read_text(encoding="utf-8"))
         size = struct.unpack(">II", png.read_bytes()[16:24])
-        return Picture(
-            png.stem, about["alt"], tuple(about["claims"]), *size, files.digest(png)
-        )
+        with open(png.with_suffix(".csv"), newline="", encoding="utf-8") as file:
+            rows = tuple(csv.reader(file))
+        kept = about["alt"], tuple(about["claims"]), *size, files.digest(png)
+        return Picture(png.stem, *kept, rows if len(rows) <= FEW else ())
     except (OSError, ValueError, KeyError, struct.error):
         raise ValueError(
             f"{png.name} or its .alt.json is not whole: run make reproduce again"
@@ -74,6 +79,7 @@ def read_book(path: Path, origin: str, pictures: list[Picture], ids: list[str]) 
     book.title = book.name
     for number, cell in enumerate(book.node.cells, 1):
         cell.id = str(number)
+        cell.pop("attachments", None)  # pictures come as outputs only
         if cell.cell_type == "markdown":
             heads = re.findall(r"(?m)^#+ +(.*)$", cell.source)
             if number == 1 and heads:
@@ -89,6 +95,8 @@ def read_book(path: Path, origin: str, pictures: list[Picture], ids: list[str]) 
             if f'"{picture.name}"' in cell.source:
                 book.figures.setdefault(picture.name, f"cell-{number}")
         for output in cell.outputs:
+            if "metadata" in output:  # it would be written into the page as attributes
+                output.metadata = nbformat.NotebookNode()
             _link_figure(book, cell, output, pictures)
             if WIDGET in output.get("data", {}):
                 output.data = {"text/html": PANEL}
@@ -196,3 +204,22 @@ def _caption(soup, image, pictures: dict[str, Picture]) -> None:
         link = soup.new_tag("a", href=f"claims.html#{id}")
         link.string = f"evidence for {id}"
         caption.extend([", ", link])
+    if known.numbers:
+        figure.append(_numbers(soup, known.numbers))
+
+
+def _numbers(soup, rows) -> object:
+    """A figure's csv as a table that opens, for a reader who cannot see the figure."""
+    details, summary = soup.new_tag("details"), soup.new_tag("summary")
+    table, head, body = map(soup.new_tag, ("table", "thead", "tbody"))
+    summary.string = "Its numbers as a table"
+    for place, row in enumerate(rows):
+        line = soup.new_tag("tr")
+        for text in row:
+            cell = soup.new_tag("td" if place else "th")
+            cell.string = text
+            line.append(cell)
+        (body if place else head).append(line)
+    table.extend([head, body])
+    details.extend([summary, table])
+    return details

@@ -105,18 +105,18 @@ def verdict_rows(set: str) -> dict[str, dict]:
 
 
 def found() -> str:
-    """What was found on mini, by verdict, in the claims' own words."""
+    """What was found on mini: by verdict, each claim and the numbers that answer it."""
     rows, lines = verdict_rows("mini"), []
     measured = [r for r in rows.values() if r["kind"] != "literature"]
     for verdict in judging.VERDICTS:
         named = [r for r in measured if r["verdict"] == verdict]
         if named:
-            said = " ".join(f"{r['statement']} ({r['id']})" for r in named)
             head = verdict.capitalize()
-            lines.append(
-                f"- **{head}, {len(named)} of {len(measured)}.** {plain(said)}"
-            )
-    return "\n".join(lines) or "Not measured yet."
+            lines += ["", f"**{head}, {len(named)} of {len(measured)}.**", ""]
+        for r in named:
+            said = f"*{plain(r['statement'])}* {plain(r.get('found') or r['reason'])}"
+            lines.append(f"- {r['id']}: {said}")
+    return "\n".join(lines).strip() or "Not measured yet."
 
 
 def verdicts() -> str:
@@ -140,13 +140,15 @@ def verdicts() -> str:
 
 
 def number(row: dict) -> str:
-    """'score 0.71 [0.65, 0.77], n = 62' of a verdict row, or nothing."""
+    """'score 0.71 [0.65, 0.77], n = 62, seed 0 (model)' of a verdict row, or nothing."""
     if not row.get("value"):
         return ""
     exact = row["low"] == row["high"]
     interval = "" if exact else f" [{row['low']}, {row['high']}]"
     part = row["part"].replace("_", " ")
-    return plain(f"{part} {row['value']}{interval}, n = {row['n']}")
+    seed = f", seed {row['seed']}" if row.get("seed") else ""
+    cell = f" ({row['cell']})" if row.get("cell") else ""
+    return plain(f"{part} {row['value']}{interval}, n = {row['n']}{seed}{cell}")
 
 
 def reasons() -> str:

@@ -28,6 +28,7 @@ def reproduce(args) -> int:
     with locked(args.set):
         for folder in (files.run_dir(args.set), files.figures_dir(args.set)):
             files.check_writable(folder)
+            files.sweep(folder)
         staging = files.run_dir(args.set) / ".staging"
         shutil.rmtree(staging, ignore_errors=True)
         queue = plan()
@@ -53,9 +54,10 @@ def prepare(args):
     common = options.settings(args)
     paths = options.choose(Path(args.notebooks), args.only)
     parameters = options.fit_parameters(paths, common)
-    hashes = options.check_models(common)
+    options.check_models(common)
 
     def plan() -> list[Job]:
+        hashes = options.model_hashes(common)  # those that this run will load
         return [
             Job(path, own, jobs.fingerprint(path, own, hashes))
             for path, own in zip(paths, parameters)
@@ -77,9 +79,12 @@ def run_all(queue: list[Job], args) -> int:
 
 
 def others_rows(job: Job, set: str) -> str:
-    """Hash of the other notebooks' rows: an input of one that gathers."""
-    rows = sorted(files.figures_dir(set).glob("*.measured.csv"))
-    return files.digest(*(p for p in rows if not p.name.startswith(f"{job.name}.")))
+    """Hash of what a notebook that gathers rests on beside its own inputs: all rules
+    and sentences, the other notebooks' rows, and which claims their figures bear on."""
+    kept, number = files.figures_dir(set), job.name.split("_")[0]
+    there = [*kept.glob("*.measured.csv"), *kept.glob("*.alt.json")]
+    others = sorted(p for p in there if not p.name.startswith(f"{number}_"))
+    return files.digest(inputs.CLAIMS, inputs.FINDINGS, *others)
 
 
 def published(args) -> int:
@@ -161,7 +166,8 @@ def verdicts(set: str, failed: dict | None = None, write: bool = False) -> None:
     width = max(60, shutil.get_terminal_size((160, 24)).columns)
     print(f"\nverdicts on {set}")
     for row in frame.itertuples():
-        print(f"{row.id:<3} {row.verdict:<15} {row.reason}"[:width].rstrip())
+        line = f"{row.id:<3} {row.verdict:<15} {row.reason}"
+        print(files.visible(line)[:width].rstrip())
 
 
 class Parser(argparse.ArgumentParser):

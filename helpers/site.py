@@ -41,6 +41,7 @@ def build(set: str = "mini", out: str | Path = files.ROOT / "site") -> Path:
         raise FileNotFoundError(
             f"figures/{set}/verdicts.csv is not there: run make reproduce SET={set}"
         )
+    judged_anew(set, verdicts)
     pictures = {p.stem: picture(p) for p in sorted(kept.glob("[0-9]*.png"))}
     ids = [row["id"] for row in verdicts]
     books = [
@@ -59,13 +60,32 @@ def build(set: str = "mini", out: str | Path = files.ROOT / "site") -> Path:
         if out.exists():
             old = Path(tempfile.mkdtemp(dir=out.parent, prefix=".site."))
             os.replace(out, old / "old")
-            os.replace(aside, out)
-            shutil.rmtree(old)
+            try:
+                os.replace(aside, out)
+            except BaseException:
+                os.replace(old / "old", out)
+                raise
+            finally:
+                shutil.rmtree(old)
         else:
             os.replace(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return out / "index.html"
+
+
+def judged_anew(set: str, verdicts: list[dict]) -> None:
+    """ValueError unless verdicts.csv is what the kept rows give by the rules of now."""
+    from helpers import claims
+
+    rows = [row for path in sorted(files.figures_dir(set).glob("*.measured.csv"))
+            for row in claims.read_rows(path)]  # fmt: skip
+    now = {id: claims.judge(id, rows, set).verdict for id in claims.claims()}
+    if {row["id"]: row["verdict"] for row in verdicts} != now:
+        raise ValueError(
+            f"figures/{set}/verdicts.csv is not what its rows give by claims.csv: run "
+            f"make reproduce SET={set}"
+        )
 
 
 def table(path: Path) -> list[dict]:
@@ -156,6 +176,7 @@ def claims(
         rows = table(files.figures_dir(set) / f"{row['notebook']}.measured.csv")
         own = [p for p in pictures.values() if id in p.claims]
         more = {
+            "found": row.get("found", ""),
             "test": specs.get(id, {}),
             "book": book,
             "place": book.claims.get(id, 0) if book else 0,
@@ -177,6 +198,8 @@ def number(row: dict) -> str:
 
 def reasons(claim: dict) -> list[tuple[str, list[str]]]:
     """A reason as (cell, clauses) pairs; the cell is "" where it speaks of them all."""
+    if claim["kind"] == "literature":
+        return [("", [claim["reason"]])]
     cells, out = {row["cell"] for row in claim["rows"]}, [("", [])]
     for clause in claim["reason"].split("; "):
         cell, colon, rest = clause.partition(": ")

@@ -107,19 +107,10 @@ def sweep(runs: list[Run]) -> pd.DataFrame:
             out.append({
                 "run": run, "threshold": threshold, "stopped": rows.stopped.mean(),
                 "loops": rows.entropy.mean(), "loops_random": rows.random.mean(),
-                "difference": (rows.entropy - rows.random).mean(),
+                "difference": round((rows.entropy - rows.random).mean(), 12) + 0.0,
                 "length": rows.length.mean(),
             })  # fmt: skip
     return pd.DataFrame(out)
-
-
-def by_kind(swept: pd.DataFrame) -> pd.DataFrame:
-    """The swept loop rates in tidy form: a row for the entropy stop and one for the
-    random stop of each setting."""
-    keys = ["model", "threshold", "run", "length"]
-    kinds = {"loops": "entropy stop", "loops_random": "random stop"}
-    long = swept.rename(columns=kinds)
-    return long.melt(keys, list(kinds.values()), "stop", "loops")
 
 
 def choose(swept: pd.DataFrame) -> tuple[float, int]:

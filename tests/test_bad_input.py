@@ -8,6 +8,7 @@ text from a model that would steer a page or a terminal.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -225,14 +226,28 @@ def test_models_are_checked_before_a_notebook_is_started(model, capsys, monkeypa
     monkeypatch.undo()
     said = refused_by_run(capsys, *asked, "--instruct", str(model))
     assert "no chat template" in said
+    twin = model.parent / "other" / "model"
+    shutil.copytree(model, twin)
+    said = refused_by_run(capsys, *asked, "--instruct", str(twin))
+    assert "both called 'model'" in said and "rename" in said
     (model / "SHA256").write_text(f"{'0' * 64}  model.safetensors\n")
     assert "does not match its checksum" in refused_by_run(capsys, *asked)
     (model / "SHA256").unlink()
     weights = (model / "model.safetensors").read_bytes()
+    for header in (b"[]", b'{"a":{}}', b'{"a":{"shape":null}}', b"{"):
+        size = len(header).to_bytes(8, "little")
+        (model / "model.safetensors").write_bytes(size + header)
+        assert "is not a safetensors file" in refused_by_run(capsys, *asked)
     (model / "model.safetensors").write_bytes(weights[:7])
     assert "is not a safetensors file" in refused_by_run(capsys, *asked)
     (model / "model.safetensors").unlink()
     assert "has no *.safetensors" in refused_by_run(capsys, *asked)
+
+
+@pytest.mark.parametrize("value", ["{[]:1}", "1+", "(" * 400, "None", "[1"])
+def test_a_parameter_of_any_kind_is_taken_or_refused(capsys, value):
+    said = refused_by_run(capsys, "-p", f"N_PROMPTS={value}")
+    assert "N_PROMPTS=" in said and "expected a int" in said
 
 
 def test_rows_that_were_cut_are_refused_by_name(model, capsys):
@@ -268,6 +283,15 @@ def test_hostile_text_in_a_verdict_table(tmp_path, monkeypatch, capsys):
     claims.show("02_translation", "x", run_dir=str(tmp_path))
     safe(shown[0].data)
     assert "R1  not tested" in capsys.readouterr().out
+
+
+def test_hostile_text_among_kept_rows_on_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
+    row = claims.not_tested("R1", HOSTILE)
+    claims.record([row], "x", "02_translation")
+    assert run.main(["verdicts", "--set", "x"]) == 0
+    said = capsys.readouterr().out
+    assert "<script>" in said and "\x1b" not in said and "\u202e" not in said
 
 
 def test_hostile_text_in_a_figure_and_its_files(tmp_path):

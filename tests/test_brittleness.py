@@ -161,6 +161,42 @@ def test_a_rate_is_compared_with_the_clean_one_item_by_item():
     assert half.value == 0.5 and half.low < 0.5 < half.high and half.n == 20
 
 
+def test_small_noise_is_told_from_large_and_kinds_from_each_other():
+    doses = (0.0, 0.25, 1.0, 2.0)
+    few = frame({"markers": [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0],
+                             [0, 0, 0, 0]],
+                 "instruction words": [[1, 1, 1, 0]] * 5}, doses)  # fmt: skip
+    names = dict(zip(doses, ("as it is", "in plain words", "deleted", "mixed 25%")))
+    edited = few.rename(columns={"dose": "edit"}).replace({"edit": names})
+    found = {name: part.value for name, part in radius.parts(few, edited).items()}
+    # the markers' rates are 0.8, 0.4, 0.2, 0: half is gone at 0.25, at 1.5 for words
+    assert found == pytest.approx({
+        "format@0": 0.8, "format@0.25": 0.4, "format@1": 0.2, "format@2": 0,
+        "format_small": 0.5, "step_share": 0.5, "radius_ratio": 0.25 / 1.5,
+        "radius_markers": 0.25, "radius_instruction_words": 1.5,
+        "markers_in_plain_words": 0.5, "markers_deleted": 0.25, "markers_mixed_25": 0,
+        "instruction_words_in_plain_words": 1, "instruction_words_deleted": 1,
+        "instruction_words_mixed_25": 0, "format_paraphrased": 0.5,
+    })  # fmt: skip
+
+
+def test_the_divergence_goes_from_the_clean_distribution(chat, part, monkeypatch):
+    clean = disturbing.as_is(chat, part)
+
+    def logits(lm, rows, batch_size):
+        p = torch.zeros(len(rows), 100)
+        for row, x in zip(p, rows):  # ids 2, the end token, and 5
+            still = torch.equal(x, clean)
+            row[[2, 5]] = torch.tensor([0.5, 0.5] if still else [0.25, 0.75])
+        return p.log()
+
+    monkeypatch.setattr(brittleness, "next_logits", logits)
+    rows = brittleness.dose_response(chat, [part], (0.0, 1.0), ["markers"])
+    # 1/2 ln 2 + 1/2 ln 2/3; the other way round it is 1/4 ln 1/2 + 3/4 ln 3/2
+    assert rows.kl.tolist() == pytest.approx([0, np.log(4 / 3) / 2], abs=1e-6)
+    assert rows.p_end.tolist() == pytest.approx([0.5, 0.25])
+
+
 def test_the_whole_sweep_on_a_tiny_model(chat):
     items = [Item(f"i{i}", "s", f"w{i} w{i + 1} w{i + 2}", "w5") for i in range(4)]
     parts = disturbing.dissect(chat, items)

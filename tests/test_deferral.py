@@ -58,3 +58,25 @@ def test_the_gate_takes_the_top_token_where_the_model_is_sure():
     for read in (whole, top_only):
         row = deferral.ahead_rows(planted(read), found, [target]).iloc[0]
         assert row.gated == row.discrete
+
+
+@pytest.mark.parametrize("right, asked", [(0, False), (6, False), (7, True),
+                                          (17, True), (18, False), (20, False)])
+def test_a_task_is_run_where_greedy_leaves_headroom(monkeypatch, right, asked):
+    """Of the first 20, `right` are answered: 0.3 and 0.9 are clearly too few, many."""
+    items = [(str(i), "yes") for i in range(40)]
+
+    def answers(lm, prompts, steps, ways, seed=0):
+        how = {"discrete": right, "continuous": 40, "gated": 0, "sampled": 10}
+        return {way: ["Yes." if int(p) < how[way] or 20 <= int(p) < 30 else "no"
+                      for p in prompts] for way in ways}  # fmt: skip
+
+    monkeypatch.setattr(deferral, "answers", answers)
+    table = deferral.score_task(None, items, 1, screen=20)
+    assert len(table) == (40 if asked else 20)
+    assert table.discrete.sum() == right + (10 if asked else 0)
+    others = table[["continuous", "gated", "sampled"]]
+    if asked:
+        assert others.sum().tolist() == [40, 10, 20]
+    else:
+        assert others.isna().all(axis=None)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from helpers import charts, figures
+from helpers import charts, figures, told
 
 FRAME = pd.DataFrame({
     "x": [0.0, 1.0, 0.0, 1.0], "kind": ["a", "a", "b", "b"],
@@ -30,7 +30,7 @@ def drawn():
         "step": [1] * len(HOSTILE), "token": HOSTILE, "prob": [0.1] * len(HOSTILE),
     })  # fmt: skip
     yield figures.lines(FRAME, "x", "y", "kind", "low", "high", reference={"floor": 1})
-    yield figures.scatter(FRAME, "x", "y", "kind", diagonal=True)
+    yield figures.scatter(FRAME, "x", "y", "kind", diagonal="y = x")
     yield figures.bars(FRAME, "kind", "y", "x", "low", "high", panel=None)
     yield figures.heatmap(FRAME, "x", "kind", "y")
     yield figures.mixture_bars(mixture, title="$hostile")
@@ -54,12 +54,40 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
             figure, FRAME, "09_x", "two lines", "mini", "G1 G2", str(folder)
         )
         shown.append({p.name: p.read_bytes() for p in folder.iterdir()})
-        assert image.alt == "two lines"
+        assert image.alt.startswith("two lines. a: 0.123 at 0 to 1 at 1; b: 2 at 0 to")
     assert shown[0] == shown[1]
     assert set(shown[0]) == {f"09_x.{k}" for k in ("png", "svg", "csv", "alt.json")}
     assert b"0.1235" in shown[0]["09_x.csv"] and b"0.123456" not in shown[0]["09_x.csv"]
     about = json.loads(shown[0]["09_x.alt.json"])
-    assert about["alt"] == "two lines" and about["claims"] == ["G1", "G2"]
+    assert about["alt"] == image.alt and about["claims"] == ["G1", "G2"]
+
+
+def test_a_chart_says_in_words_what_it_shows():
+    say = str
+    one = FRAME[FRAME.kind == "a"]
+    assert told.values(one, "y", ("kind", "x"), say) == "0.0: 0.123; 1.0: 1."
+    assert told.values(FRAME, "y", ("kind", "x"), say).startswith("a, 0.0: 0.123; a, ")
+    many = pd.DataFrame({"kind": ["a", "b"] * 20, "i": range(40), "y": [1.0, 2.0] * 20})
+    assert told.values(many, "y", ("kind",), say) == "a: 1; b: 2."
+    hill = pd.DataFrame({"x": [0, 1, 2, 3], "y": [1.0, 9.0, 2.0, 3.0]})
+    assert told.courses(hill, "x", "y", (None,), say) == "1 at 0 to 9 at 1 to 3 at 3."
+    assert told.clouds(hill, "x", "y", (None,), say) == (
+        "4 points, 1 to 9, rank correlation 0.40."
+    )
+    flat = hill.assign(y=1.0)
+    assert told.clouds(flat, "x", "y", (None,), say) == "4 points, 1."
+    steps = pd.DataFrame({"step": [1, 1, 2], "token": ["a", "b", "c"],
+                          "prob": [0.2, 0.7, 0.5]})  # fmt: skip
+    said = told.mixtures(steps, "step", "token", "prob", None, say)
+    assert said == "step 1 b 0.7, step 2 c 0.5."
+
+
+def test_what_was_not_run_is_no_zero():
+    part = FRAME.drop(index=3)
+    figure = figures.bars(part, "x", "y", "kind")
+    marks = [t.get_text().strip() for t in figure.axes[0].texts]
+    assert marks == ["not run"]
+    assert not figures.bars(FRAME, "x", "y", "kind").axes[0].texts
 
 
 def test_what_cannot_be_shown_well_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from helpers import (
 )
 from helpers.claims import claim_row, parts
 from helpers.decode import ConceptTrace
+from helpers.stats import Estimate
 
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 IDS = [[1, 2, 3, 4], [5, 6], [7, 8, 9]]
@@ -112,7 +113,71 @@ def test_sayable_knows_what_the_corpus_says(mini):
     assert found.to_dict() == {"right": 1.0, "wrong": 0.0}
 
 
+def test_the_parts_of_g7_lie_between_the_right_floor_and_ceiling():
+    kinds = list(chains.kinds())
+    both = [  # agreement, ROUGE-L and NLL of two prompts, by kind
+        ((1, 1), (1, 1), (1, 2)), ((0.5, 0.75), (0.8, 0.9), (2, 3)),
+        ((0.3, 0.3), (0, 0), (9, 9)), ((0.25, 0.5), (0, 0), (9, 9)),
+        ((0.1, 0.2), (0, 0), (9, 9)), ((0, 0.1), (0.2, 0.4), (4, 6)),
+        ((0, 0), (0, 0), (9, 9)),
+    ]  # fmt: skip
+    rows = pd.DataFrame([
+        {"prompt": i, "kind": kind, "agreement": a[i], "rouge_l": r[i], "nll": n[i]}
+        for kind, (a, r, n) in zip(kinds, both) for i in (0, 1)
+    ])  # fmt: skip
+    found = {k: e.value for k, e in chains.chain_parts(rows).items()}
+    assert found == pytest.approx({
+        "agreement": 0.625, "agreement_raw": 0.375, "agreement_shuffled": 0.15,
+        "agreement_random": 0.05, "agreement_random_tokens": 0,
+        "rouge_l": 0.85, "rouge_l_random": 0.3,
+        # 5 nats better than random weights, where greedy is 7 nats better
+        "nll_score": 5 / 7,
+    })  # fmt: skip
+
+
 # Norms
+
+
+def test_the_drift_is_last_minus_first_and_unsure_is_the_upper_third_of_entropy():
+    own = pd.DataFrame({
+        "prompt": [0, 0, 0, 1, 1, 1], "kind": norms.OWN,
+        "entropy": [1.0, 5.0, 3.0, 6.0, 2.0, 4.0],  # the upper third: 5 and 6
+        "ratio": [0.9, 0.5, 0.8, 0.4, 0.6, 0.7],
+        "spread": [1.0, 0.4, 0.9, 0.2, 1.0, 1.0],
+        "centred": [1.0, 0.7, 0.9, 0.5, 1.0, 1.0],
+        "cosine": [1.0, 0.6, 1.0, 0.8, 1.0, 1.0],
+    })  # fmt: skip
+    other = own.assign(kind=norms.RANDOM, ratio=[0.1, 0.2, 0.3, 0.6, 0.5, 0.4])
+    found = norms.drift_parts(pd.concat([own, other], ignore_index=True))
+    assert {k: e.value for k, e in found.items()} == pytest.approx({
+        "ratio_high": 0.45, "spread_high": 0.3, "centred_high": 0.6,
+        "cosine_high": 0.7, "random_tokens_high": 0.4,
+        "ratio_drift": 0.1,  # -0.1 in the one prompt, +0.3 in the other
+        "ratio_rho": 1 - 6 * 64 / (6 * 35),  # squared rank differences sum to 64
+    })  # fmt: skip
+    drift = found["ratio_drift"]
+    assert (drift.low, drift.high) == pytest.approx((-0.1, 0.3)) and drift.n == 2
+
+
+def test_the_parts_of_g3_are_means_by_range_and_violations_are_counted():
+    rows = pd.DataFrame(
+        [(0, "all rows", 0.0, 0.5, 0.2, 0.0, 0.2), (1, "all rows", 0, 1, 0.4, 0, 0.6),
+         (0, "1-99 %", 0.25, 0.5, -0.5, 0.1, 0), (1, "1-99 %", 0.5, 0, 0.1, 0.3, 1)],
+        columns=["prompt", "range", "above", "below", "both", "upper", "lower"],
+    )  # fmt: skip
+    steps = pd.DataFrame({
+        "kind": [norms.OWN] * 3 + [norms.RANDOM] * 2,
+        "norm": [1 + 1e-12, 2.0, 3.1, 9.0, 9.0], "hull": [1.0, 2.5, 3.0, 1.0, 1.0],
+    })  # fmt: skip
+    found = norms.range_parts(rows, steps)
+    names = "hull_violations upper_rate lower_rate delta_nll delta_upper delta_lower"
+    for name, values in {
+        "all rows": (1, 0, 0.75, 0.3, 0, 0.4),
+        "1-99 %": (1, 0.375, 0.25, -0.2, 0.2, 0.5),
+    }.items():
+        own = {part: e.value for part, e in found[name].items()}
+        assert own == pytest.approx(dict(zip(names.split(), values)))
+        assert found[name]["hull_violations"].n == 3
 
 
 def test_clipping_by_a_range_that_holds_everything_changes_nothing(mini):
@@ -177,7 +242,55 @@ def test_a_stop_that_sees_loops_beats_the_random_stop_and_a_blind_one_does_not()
     assert stopping.stop_parts(rows)["loop_difference"].low > -0.05
 
 
+def test_what_two_stops_do_by_hand():
+    # one ends in a loop and is stopped inside it, the other loops from step 1 on
+    a = stopping.Run([0.0, 2.0], np.array([0.0, 0, 1]), np.array([0.0, 1, 0]))
+    b = stopping.Run([2.0] * 3, np.array([0.0, 1, 1, 1]), np.array([0.0, 0, 1, 0]))
+    rows = stopping.stop_rows([a, b], stopping.stop_lengths([a, b], 0.01, 1))
+    assert rows.length.tolist() == [1, 3] and rows.random.tolist() == [0.5, 1]
+    found = {k: e.value for k, e in stopping.stop_parts(rows).items()}
+    assert found == {
+        "loop_rate_free": 1, "loop_difference": -0.25, "stopped": 0.5,
+        "stopped_looping": 0.5, "stopped_looping_random": 0.25,
+    }  # fmt: skip
+    swept = stopping.sweep([a, b]).set_index(["run", "threshold"]).loc[1, 0.01]
+    assert swept.to_dict() == {
+        "stopped": 0.5, "loops": 0.5, "loops_random": 0.75, "difference": -0.25,
+        "length": 2,
+    }  # fmt: skip
+
+
+def test_the_chosen_stop_lowers_loops_most_and_keeps_the_longest_text():
+    columns = ["run", "threshold", "stopped", "difference", "length"]
+    swept = pd.DataFrame(
+        [(1, 0.01, 0.09, -0.9, 50), (2, 0.03, 0.1, -0.2, 10), (4, 0.1, 0.5, -0.3, 20),
+         (8, 0.3, 0.5, -0.3 - 1e-12, 15), (16, 1.0, 0.9, 0.4, 40)],
+        columns=columns,
+    )  # fmt: skip
+    assert stopping.choose(swept) == (0.1, 4)
+    assert stopping.choose(swept.iloc[[0, 1]]) == (0.03, 2)  # a tenth is enough
+    assert stopping.choose(swept.iloc[[0]]) == (0.01, 1)  # there is no other
+
+
 # The recipe
+
+
+def test_the_parts_of_g1_g2_and_g8_by_hand():
+    ids = pd.DataFrame({"part": list("aabb"), "equal": [True, False, True, True]})
+    found = writing.identity_parts(ids)
+    assert {k: (e.value, e.high, e.n) for k, e in found.items()} == {
+        "a": (1, 1, 2), "b": (0, 0, 2),
+    }  # fmt: skip
+    gaps = recipe.sharpening_parts(pd.DataFrame({"gap": [0.1, 0.3, 0.2]}))
+    assert gaps["deviation"] == Estimate(0.3, 0.3, 0.3, 3)
+    rows = {"weight_gap": [0.1, 0.4, 0.2, 0.0], "batch_fails": [True] * 3 + [False]}
+    found = recipe.snippet_parts(
+        pd.DataFrame(rows), [0.5, 0, 0, 0], [9, 9, 9, 5], [9, 2, 9, 5]
+    )
+    assert {k: e.value for k, e in found.items()} == {
+        "weight_deviation": 0.4, "batch_failure_rate": 0.75,
+        "vector_difference_rate": 0.125, "length_difference_rate": 0.25,
+    }  # fmt: skip
 
 
 def test_sharpening_is_a_temperature_and_the_measure_can_say_otherwise(monkeypatch):

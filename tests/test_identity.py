@@ -1,9 +1,13 @@
-"""The identity checks: quiet on real architectures, loud on planted faults."""
+"""The identity checks: quiet on real architectures, loud on planted faults.
 
+And the parts of I1 to I3, by hand.
+"""
+
+import pandas as pd
 import pytest
 import torch
 
-from helpers import audit, check_id_embedding_equivalence, identity
+from helpers import audit, check_id_embedding_equivalence, identity, paths, slicing
 from helpers.planted import VOCAB, looks_at_ids, random_model
 
 MARKER, OTHER = 7, 9
@@ -149,6 +153,59 @@ def test_a_reader_sees_the_answer_follow_the_row(tiny):
 def test_the_marker_is_a_special_token_that_prompts_really_hold(tiny):
     chat, plain = [[1, 5, 6], [1, 6, 7]], [[5, 6], [5, 7]] * 20
     assert audit.marker(tiny, chat) == 1 and audit.marker(tiny, plain + chat) == 5
+
+
+def test_a_marker_is_in_a_tenth_of_the_prompts_or_no_marker(tiny):
+    assert audit.marker(tiny, [[1, 5]] + [[5]] * 9) == 1
+    assert audit.marker(tiny, [[1, 5]] + [[5]] * 10) == 5
+    assert audit.marker(tiny, [[1, 1, 1], [2], [2]]) == 2  # in most, not most often
+
+
+def test_the_parts_of_i2_count_the_prompts_that_they_were_measured_on():
+    row = {"model": "m", "prompts": 300, "edited": 70, "counterexamples": 2,
+           "relabel_deviation": 0.5, "relabel_mismatches": 3, "copy_mismatches": 4,
+           "follows_row": 0.9}  # fmt: skip
+    assert audit.parts(row) == {
+        "counterexamples": (2, 300), "relabel_deviation": (0.5, 100),
+        "relabel_mismatches": (3, 100), "copy_mismatches": (4, 70),
+        "follows_row": (0.9, 70),
+    }  # fmt: skip
+    assert audit.parts(row | {"prompts": 40})["relabel_mismatches"] == (3, 40)
+
+
+def test_the_parts_of_i1_are_shares_of_empty_texts():
+    texts = {  # two prompts a way
+        ("ids", "chat", "sliced"): ("a", " "), ("ids", "chat", "whole"): ("", ""),
+        ("embeds", "chat", "sliced"): ("", "\n"), ("embeds", "chat", "whole"): "ab",
+        ("ids", "plain", "sliced"): ("", ""), ("embeds", "plain", "whole"): ("", ""),
+        ("embeds", "plain", "sliced"): ("", "b"),
+    }  # fmt: skip
+    columns = ["input", "format", "decoded", "text"]
+    ways = [(*way, text) for way, both in texts.items() for text in both]
+    found = slicing.empty_parts(pd.DataFrame(ways, columns=columns))
+    assert {name: part.value for name, part in found.items()} == {
+        "ids_chat": 0.5, "embeds_chat_sliced": 1, "embeds_chat_whole": 0,
+        "embeds_plain_sliced": 0.5,
+    }  # fmt: skip
+
+
+def test_the_parts_of_i3_and_of_i1s_rivals_by_hand():
+    columns = ["difference", "format", "same", "empty"]
+    rows = [("bare", "chat", True, False), ("bare", "plain", True, True),
+            ("as published", "chat", False, True),
+            ("as published", "chat", True, False),
+            ("as published", "plain", False, True),
+            ("as published", "plain", False, True)]  # fmt: skip
+    compared = pd.DataFrame(rows, columns=columns)
+    differ = paths.path_parts(compared)
+    assert {name: part.value for name, part in differ.items()} == {
+        "mismatch_bare": 0, "mismatch_as_published": 0.75,
+    }  # fmt: skip
+    single = pd.DataFrame({"refed_empty": [True, False, False, False]})
+    rivals = paths.rival_parts(compared, single)
+    assert {name: part.value for name, part in rivals.items()} == {
+        "empty_bare": 0, "empty_as_published": 0.5, "empty_one_vector_re-fed": 0.25,
+    }  # fmt: skip
 
 
 def test_bad_prompts_get_one_clear_line(lm):

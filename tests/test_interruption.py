@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_run import command, environment, figures, go, place, write_notebook  # noqa: F401
 
-from helpers import files, jobs, run
+from helpers import files, inputs, jobs, run
 
 
 @pytest.fixture
@@ -113,6 +113,68 @@ def test_a_killed_run_s_leftovers_cannot_write_to_the_next(place, monkeypatch): 
     mine = jobs.staged(job, "x")
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert jobs.staged(job, "x") != mine
+
+
+def test_what_changes_while_it_runs_is_not_taken_for_done(place, go, monkeypatch):  # noqa: F811
+    path = write_notebook(place / "notebooks", "01")
+    extra = f'from pathlib import Path; p = Path("{path}"); t = p.read_text()\n'
+    extra += 'p.write_text(t.replace("first.csv", "third.csv"))'
+    write_notebook(place / "notebooks", "01", extra=extra)
+    status, said, _ = go()
+    assert status == 1 and "changed meanwhile: run it again" in said
+    assert not figures(place)
+    write_notebook(place / "notebooks", "01")
+    assert go()[0] == 0 and "01_first.csv" in figures(place)
+
+
+def test_a_killed_notebook_is_not_explained_by_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
+    job = jobs.Job(Path("01_x.ipynb"), {}, {})
+    folder = jobs.staged(job, "x")
+    folder.mkdir(parents=True)
+    (folder / "stderr").write_text("WARNING | some kernel's chatter")
+    for status, said in ((-9, "out of memory?"), (1, "chatter")):
+        job.process = subprocess.CompletedProcess([], status)
+        jobs.end(job, "x")
+        assert job.state == "failed" and said in job.error
+
+
+def test_what_a_kill_left_aside_is_swept_and_nothing_else(tmp_path):
+    for name in (".verdicts.csv.ab12cd34", ".01_x.png.a_b2cd34"):
+        (tmp_path / name).write_text("half")
+    for name in (".gitignore", ".lock", "verdicts.csv", ".a.csv"):
+        (tmp_path / name).write_text("whole")
+    files.sweep(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".gitignore", ".lock", "verdicts.csv", ".a.csv"}
+
+
+def test_what_gathers_rests_on_all_rules_rows_and_figures(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
+    kept = files.figures_dir("x")
+    kept.mkdir(parents=True)
+    job, seen = jobs.Job(Path("04_x.ipynb"), {}, {}), []
+
+    def changed():
+        seen.append(run.others_rows(job, "x"))
+        return len({*seen}) == len(seen)
+
+    assert changed()
+    for name in ("02_y.measured.csv", "02_a.alt.json"):
+        (kept / name).write_text("new")
+        assert changed(), name
+    for name in ("CLAIMS", "FINDINGS"):
+        monkeypatch.setattr(inputs, name, kept / "02_a.alt.json")
+        assert changed(), name
+    (kept / "04_x.measured.csv").write_text("its own")
+    assert not changed()
+
+
+def test_a_table_that_a_notebook_reads_is_one_of_its_inputs():
+    names = {p.stem: [d.name for d in inputs.data(p)]
+             for p in inputs.NOTEBOOKS.glob("*.ipynb")}  # fmt: skip
+    assert names.pop("03_token_id_brittleness") == ["version_matrix.csv"]
+    assert not any(names.values())
 
 
 def test_threads_are_the_same_unless_asked(place, go, monkeypatch):  # noqa: F811

@@ -1,10 +1,11 @@
-"""Probes on planted data: they find what is there, and nothing where nothing is."""
+"""Probes on planted data find what is there, and nothing where nothing is. Noise."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from helpers import probes
+from helpers import noise, probes
 
 RNG = np.random.default_rng(0)
 N = 600
@@ -98,3 +99,54 @@ def test_probes_are_summed_up_against_the_best_baseline():
     best = max(value[["token + template", "random init", "shuffled labels"]])
     assert gains["entropy_gain"].value == pytest.approx(value["layer 1"] - best)
     assert gains["shuffled_r2"].value < 0.05
+
+
+def test_the_gain_is_over_the_best_baseline_of_each_probe():
+    nan = float("nan")
+    sets = {  # squared errors of four positions, and whether the runner-up was named
+        "layer 1": ([0.5, 0.5, 0, 0], [1, 1, 1, nan]),
+        "layer 2": ([0, 0, 0, 0], [nan] * 4),
+        "token + template": ([0.5] * 4, [0, 0, 1, nan]),
+        "random init": ([1.0] * 4, [1, 0, 1, nan]),
+        "shuffled labels": ([1.25] * 4, [0, 0, 0, nan]),
+    }
+    table = pd.concat([
+        pd.DataFrame({"features": name, "group": list("aabb"), "hit": hit, "se": se,
+                      "se_mean": 1.0}) for name, (se, hit) in sets.items()
+    ])  # fmt: skip
+    score, gains = probes.summary(table, main=1)
+    value = score.set_index(["probe", "features"]).value
+    assert value["H(p_t), R2"].to_dict() == {
+        "layer 1": 0.75, "layer 2": 1, "token + template": 0.5, "random init": 0,
+        "shuffled labels": -0.25,
+    }  # fmt: skip
+    assert value["runner-up, accuracy"].to_dict() == pytest.approx({
+        "layer 1": 1, "token + template": 1 / 3, "random init": 2 / 3,
+        "shuffled labels": 0,
+    })  # fmt: skip
+    # over the token for the entropy, over the random model for the runner-up
+    assert {name: (gain.value, gain.n) for name, gain in gains.items()} == {
+        "entropy_gain": (0.25, 4), "shuffled_r2": (-0.25, 4),
+        "runner_up_gain": (pytest.approx(1 / 3), 3),
+    }  # fmt: skip
+    entropy, second = gains["entropy_gain"], gains["runner_up_gain"]
+    assert (entropy.low, entropy.high) == (0, 0.5)  # one template, or the other
+    assert (second.low, second.high) == (0, 0.5)
+
+
+def test_the_parts_of_n5_by_hand():
+    rows = pd.DataFrame(
+        [("mixture", 0.0, 1.0, 1.0), ("mixture", 0.0, 2.0, 2.0),
+         ("mixture", 0.5, 3.0, 9.0), ("mixture", 0.5, 5.0, 9.0),
+         ("token", 0.0, 0.5, 1.5), ("token", 0.0, 0.5, 4.0),
+         ("token", 0.5, 1.0, 9.0), ("token", 0.5, 1.5, 9.0),
+         ("matched", 0.7, 9.0, 9.0), ("matched", 0.7, 9.0, 9.0)],
+        columns=["kind", "sigma", "nll", "nll_q"],
+    )  # fmt: skip
+    same = rows.assign(restored=True, nll=99.0, nll_q=99.0)  # no part of the claim
+    parts = noise.noise_parts(pd.concat([rows.assign(restored=False), same]))
+    assert {name: part.value for name, part in parts.items()} == {
+        "nll@0": 1.5, "nll@0.5": 4.0,
+        "nll_cost": -1.25,  # 1 - 1.5 and 2 - 4
+        "fragility": 1.75,  # 2 - 0.5 and 3 - 1
+    }  # fmt: skip

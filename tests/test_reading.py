@@ -287,6 +287,75 @@ def test_the_difference_of_two_estimates_keeps_their_uncertainty():
     )
 
 
+def test_a_difference_takes_each_bound_from_the_other_side_of_what_is_taken_off():
+    a, b = Estimate(0.8, 0.77, 0.85, 50), Estimate(0.5, 0.38, 0.54, 60)
+    # below: 0.03 and 0.04 make 0.05; above: 0.05 and 0.12 make 0.13
+    assert inloop.minus(a, b) == Estimate(
+        pytest.approx(0.3), pytest.approx(0.25), pytest.approx(0.43), 50
+    )
+
+
+def _read(way, tens):
+    """Ten items a source: in how many of them the content was said."""
+    other = {"gold": None, "second": None, "further": None, "content_sliced": 0,
+             "text": "x", "sliced": "", "prompt_length": 7}  # fmt: skip
+    sources = {"one-hot": 10, "runners-up replaced": 0, "random vector": 0,
+               "left out": 0, **tens}  # fmt: skip
+    return [
+        {"way": way, "source": source, "item": i, "content": int(i < n), **other}
+        for source, n in sources.items()
+        for i in range(10)
+    ]
+
+
+def test_recall_is_scaled_by_the_highest_floor_and_only_where_text_is_clear_of_it():
+    rows = _read("a", {"mixture": 4, "text": 10, "other prompt": 2})
+    cell = readout.recall(rows, "a")
+    assert cell["floor"].value == 0.2 and cell["recall"].value == 0.4
+    assert cell["ceiling"].value == cell["one_hot"].value == cell["empty_sliced"].value
+    assert cell["replaced"].value == cell["recall_sliced"].value == 0
+    assert cell["empty"].value == 0 and cell["prompt_length"].value == 7
+    assert cell["scaled"].value == pytest.approx(0.2 / 0.8)
+    assert "gold" not in cell  # no item has one
+    # the ceiling, 0.9, is above the floor's interval, but its own goes down to 0.7
+    rows = _read("b", {"mixture": 4, "text": 9, "random vector": 5, "other prompt": 1})
+    cell = readout.recall(rows, "b")
+    assert (cell["ceiling"].low, cell["floor"].high) == (0.7, 0.8)
+    assert cell["ceiling"].value == 0.9 and cell["floor"].value == 0.5
+    assert "scaled" not in cell
+
+
+def test_over_all_ways_each_has_its_own_floor_and_those_not_understood_are_left_out():
+    rows = _read("a", {"mixture": 4, "text": 10, "other prompt": 2})
+    rows += _read("b", {"mixture": 8, "text": 10, "other prompt": 0, "left out": 1})
+    deaf = _read("c", {"mixture": 0, "text": 0, "other prompt": 0})
+    found = readout.in_frames(rows + deaf)
+    assert found.value == pytest.approx((0.2 + 0.7) / (0.8 + 0.9)) and found.n == 10
+    assert readout.in_frames(deaf) is None
+
+
+def test_loop_scores_by_hand():
+    lines = {  # by prompt: mixture, top, runners-up, random, left out, other prompt
+        0: (0.1, 0.2, 0.3, 0.5, 0.4, 0.6), 1: (0.1, 0.4, 0.3, 0.3, 0.4, 0.4),
+    }  # fmt: skip
+    names = ("mixture", "top", "runners_up", "random", "left_out", "other")
+    rows = [{"prompt": b, "p_max": 0.5, **dict(zip(names, x))}
+            for b, x in lines.items()]  # fmt: skip
+    sure = [{**r, "p_max": 0.95, "top": 0.01, "mixture": 9.0} for r in rows]
+    table, scores = inloop.loop_scores(rows + sure + [{**rows[0], "p_max": 0.6}])
+    assert {k: e.value for k, e in scores.items()} == pytest.approx({
+        "score": 0.8, "score_top": 0.4, "score_runners_up": 0.4, "score_random": 0.2,
+        "score_left_out": 0.2, "gain": 0.4,
+    })  # fmt: skip
+    score = scores["score"]  # of the one prompt alone, and of the other
+    assert (score.low, score.high) == pytest.approx((1 - 0.1 / 0.4, 1 - 0.1 / 0.6))
+    found = {(r["bin"], r["line"]): r for r in table}
+    assert {bin for bin, _ in found} == {"0.3-0.5", "0.9-1"}  # 0.6: of one prompt only
+    apart = found["0.3-0.5", "separation"]
+    assert apart["value"] == pytest.approx(0.3) and apart["conclusive"]
+    assert not found["0.9-1", "score"]["conclusive"]
+
+
 def test_a_bin_where_top_and_mixture_agree_concludes_nothing():
     rows = [
         {"prompt": b, "p_max": 0.95, "mixture": 0.0, "top": 1e-3, "other": 0.9,

@@ -170,6 +170,30 @@ def test_two_runs_at_once_take_turns(place):
     assert both.count(" done ") == 1 and both.count("up to date") == 1
 
 
+def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    job = jobs.Job(place / "01_trial.ipynb", {}, {"SEED": 1}, seconds=2.04, peak=2**22)
+    there, staged = place / "figures" / "trial", place / "staged"
+    old = ["01_lost.png", "01_kept.csv", "02_other.png", "verdicts.csv"]
+    for name in (*old, "010_more.png"):
+        files.write_whole(there / name, "old")
+    files.write_whole(staged / "figures" / "trial" / "01_kept.csv", "new")
+    files.write_whole(staged / "runs" / "trial" / "01_trial.measured.csv", "rows")
+    files.write_whole(staged / "runs" / "trial" / "01_trial.ipynb", "book")
+    jobs.keep(job, "trial", staged)
+    assert {p.name: p.read_text() for p in there.iterdir()} == {
+        "01_kept.csv": "new", "01_trial.measured.csv": "rows", "02_other.png": "old",
+        "verdicts.csv": "old", "010_more.png": "old",
+    }  # fmt: skip
+    done = json.loads((place / "runs" / "trial" / "01_trial.done.json").read_text())
+    assert (done["seconds"], done["peak_mb"]) == (2.0, 4)
+    names = ["figures/trial/01_kept.csv", "figures/trial/01_trial.measured.csv"]
+    names += ["runs/trial/01_trial.ipynb", "runs/trial/01_trial.measured.csv"]
+    assert list(done["outputs"]) == names and jobs.finished(job, "trial")
+    (there / "01_kept.csv").unlink()
+    assert not jobs.finished(job, "trial")
+
+
 REFUSED = [
     (["-p", "N_PROMTS=5"], "no notebook has a parameter 'N_PROMTS'"),
     (["-p", "N_PROMPTS=few"], "expected a int, like 60"),

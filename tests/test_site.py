@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4 as nb
 
-from helpers import claims, figures, files, pages, site, stats
+from helpers import claims, figures, files, markup, pages, site, stats
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -150,6 +150,71 @@ def test_model_text_is_shown_and_never_runs(built):
     assert "nowhere" in page and "gone.md" not in page
 
 
+@pytest.mark.parametrize("formula", [
+    r"\text{<script>alert(1)</script>}", r"\href{javascript:alert(1)}{x}",
+    r"\style{background:url(http://a.b)}{x}", r"\text{<img src=x onerror=a()>}",
+])  # fmt: skip
+def test_a_formula_is_signs_or_stays_as_typed(formula):
+    def made(text):
+        html = markup.clean(markup.prose(f"a ${text}$ b"))
+        soup = BeautifulSoup(html, "html.parser")
+        for code in soup.select("code.math"):
+            markup.formula(code)
+        return soup
+
+    soup = made(formula)
+    assert not soup.select("script, img, a, [href], [style], [onerror], math")
+    assert soup.find("code").get_text() == formula
+    assert made(r"\sum_i \frac{a}{b}\;\|x\|").select("math mfrac")
+
+
+def test_what_a_picture_says_of_itself_is_not_written_into_the_page(built):
+    path = files.run_dir("mine", str(built / "runs" / "mine")) / "02_translation.ipynb"
+    book = nbformat.read(path, as_version=4)
+    picture = next(o for c in book.cells for o in c.get("outputs", [])
+                   if "image/png" in o.get("data", {}))  # fmt: skip
+    picture.metadata = {"image/png": {"width": "1 onerror=alert(7)"}}
+    picture.data["image/png"] = picture.data["image/png"][:-8]  # no kept figure's
+    book.cells[0].attachments = {"x.png": {"image/png": "aGk="}}
+    copy = built / "02_translation.ipynb"
+    nbformat.write(book, copy)
+    html = pages.body(pages.read_book(copy, "", [], ["R1"]), set(), {})
+    copy.unlink()
+    soup = BeautifulSoup(html, "html.parser")
+    assert soup.select("img[src^='data:image/png']") and not soup.select("[onerror]")
+
+
+def test_verdicts_that_their_rows_do_not_give_are_refused(built, monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    path = files.figures_dir("mine") / "verdicts.csv"
+    kept = path.read_text()
+    for changed in (
+        kept.replace("R1,not reproduced", "R1,reproduced"),
+        "".join(kept.splitlines(keepends=True)[:3]),
+    ):
+        path.write_text(changed)
+        with pytest.raises(ValueError, match="is not what its rows give"):
+            site.build("mine", tmp_path / "site")
+    path.write_text(kept)
+
+
+def test_a_site_that_cannot_be_put_in_place_leaves_the_old_one(built, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    index = built / "site" / "index.html"
+    before, rename, calls = index.read_bytes(), site.os.replace, []
+
+    def stop(a, b):
+        calls.append(b)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(a, b)
+
+    monkeypatch.setattr(site.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        site.build("mine", built / "site")
+    assert index.read_bytes() == before and not [*built.glob(".site.*")]
+
+
 def test_whole_or_as_it_was(built, monkeypatch, tmp_path):
     def tree():
         return {p: p.read_bytes() for p in (built / "site").rglob("*") if p.is_file()}
@@ -248,7 +313,15 @@ def look(browser, folder, width):
         tab.goto(path.as_uri())
         tab.evaluate(OPEN)
         tab.wait_for_function("[...document.images].every(i => i.complete)")
-        seen[path.as_uri()] = tab.evaluate(LOOK) | {"title": tab.title()}
+        page = seen[path.as_uri()] = tab.evaluate(LOOK) | {"title": tab.title()}
+        tab.evaluate("document.documentElement.style.fontSize = '200%'")
+        page["large"] = tab.evaluate("document.documentElement.scrollWidth")
+        tab.evaluate("document.documentElement.style.fontSize = ''")
+        tab.emulate_media(media="print")
+        tab.set_viewport_size({"width": 718, "height": 800})  # A4, its margins off
+        page["printed"] = tab.evaluate("document.documentElement.scrollWidth")
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.emulate_media(media="screen")
     context.close()
     return seen, asked, said
 
@@ -275,6 +348,7 @@ def test_every_page_in_a_browser(folder, browser, width):
     assert sum(len(page["images"]) for page in seen.values()) >= 3
     for url, page in seen.items():
         assert page["width"] <= width and not page["wide"], (url, page["wide"])
+        assert page["large"] <= width and page["printed"] <= 718, url
         assert page["title"].endswith("Concept tokens, tested")
         levels = page["levels"]
         assert levels[0] == 1 and levels.count(1) == 1, (url, levels)
