@@ -10,9 +10,10 @@ DEVICE ?= auto
 DTYPE ?= float32
 JOBS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-ASKED := --set "$(SET)" --device "$(DEVICE)" --dtype "$(DTYPE)" --jobs "$(JOBS)" \
-	$(if $(BASE),--base "$(BASE)") $(if $(INSTRUCT),--instruct "$(INSTRUCT)") \
-	$(if $(SEED),--seed "$(SEED)") $(foreach p,$(PARAMS),-p "$(p)") \
+export SET BASE INSTRUCT DEVICE DTYPE JOBS SEED
+ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
+	$${BASE:+--base "$$BASE"} $${INSTRUCT:+--instruct "$$INSTRUCT"} \
+	$${SEED:+--seed "$$SEED"} $(foreach p,$(PARAMS),-p "$(p)") \
 	$(foreach n,$(ONLY),--only "$(n)")
 
 .DEFAULT_GOAL := help
@@ -37,7 +38,7 @@ reproduce: $(READY)  ## run the notebooks that are not up to date, print the ver
 	@$(PY) -m helpers.run reproduce $(ASKED)
 
 verdicts: $(READY)  ## print the verdict table of SET
-	@$(PY) -m helpers.run verdicts --set "$(SET)"
+	@$(PY) -m helpers.run verdicts --set "$$SET"
 
 test: $(READY)  ## unit and property tests, then the committed notebooks; offline
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile tests
@@ -57,7 +58,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
 
 site: $(READY)  ## what was found on SET, as pages in site/
-	@$(PY) -m helpers.site --set "$(SET)"
+	@$(PY) -m helpers.site --set "$$SET"
 
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure

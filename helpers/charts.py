@@ -116,7 +116,8 @@ def _finish(axes, xlabel, ylabel, reference):
     axes.set_ylabel(ylabel)
     figure, (handles, labels) = axes.figure, axes.get_legend_handles_labels()
     if labels and not figure.legends:  # once a figure, below it: never over the data
-        columns = min(len(labels), 4)
+        room = figure.get_figwidth() / (0.11 * (max(map(len, labels)) + 7))  # inches
+        columns = max(1, min(len(labels), int(room)))
         figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
@@ -199,6 +200,7 @@ def bars(
                           rotation=90, ha="center", va="bottom", fontsize=11,
                           color="#555555")  # fmt: skip
         axes.set_xticks(list(places.values()), **_ticks(places))
+        axes.set_xlim(-0.6, len(places) - 0.4)
         axes.grid(False, axis="x")
         _finish(axes, xlabel, ylabel or y, reference)
     figure.told = told.values(frame, y, (panel, by, x), spelled)

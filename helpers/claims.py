@@ -163,7 +163,8 @@ def judge(claim: str, rows: list[dict], set: str) -> Judged:
         [
             _judge_cell(rule, shared | own, spec, cell)
             for cell, own in (cells or {"": {}}).items()
-        ]
+        ],
+        spec,
     )
 
 
@@ -207,7 +208,7 @@ def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
     return Judged(verdict, reason, part, cell, name, tuple(said))
 
 
-def _combine(cells: list[Judged]) -> Judged:
+def _combine(cells: list[Judged], spec: dict) -> Judged:
     """One verdict, and one reason with its numbers, from those of the cells."""
     tested = [c for c in cells if c.verdict != "not tested"]
     found = [v for v in judging.VERDICTS if any(c.verdict == v for c in tested)]
@@ -218,7 +219,8 @@ def _combine(cells: list[Judged]) -> Judged:
     if len(cells) <= 2:
         lines = [f"{c.cell}: {c.reason}" if len(cells) > 1 else c.reason for c in cells]
     else:
-        lines = [_split(cells, found), *_clause_lines(tested), *_untested(cells)]
+        lines = [_split(cells, found), *_clause_lines(tested, spec)]
+        lines += _untested(cells)
     return Judged(
         verdict, "; ".join(filter(None, lines)), head.part, head.cell, head.name
     )
@@ -234,7 +236,7 @@ def _split(cells: list[Judged], found: list[str]) -> str:
     )
 
 
-def _clause_lines(tested: list[Judged]) -> list[str]:
+def _clause_lines(tested: list[Judged], spec: dict) -> list[str]:
     """Each clause over all tested cells: what was asked, how often yes, the range."""
     by_clause = defaultdict(list)
     for answer in (a for cell in tested for a in cell.answers):
@@ -246,7 +248,8 @@ def _clause_lines(tested: list[Judged]) -> list[str]:
         if answers:
             values = [a.part.value for a in answers]
             verb = judging.SAYS[judging.CHECKS[clause.check]][0]
-            name, *other = (a.replace("_", " ") for a in clause.arguments)
+            name, *other = (a.replace("margin", spec["margin"]).replace("_", " ")
+                            for a in clause.arguments)  # fmt: skip
             lines.append(
                 f"{name} ({min(values):.4g} to {max(values):.4g}) {verb} "
                 f"{', '.join(other) or 'the paper'} in "

@@ -109,6 +109,7 @@ def start(job: Job, set: str, side_by_side: bool) -> Job:
             [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
         ),
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin starve a busy machine
     }
     if side_by_side or set == "mini":  # one thread: the same sums on every machine
         env["OMP_NUM_THREADS"] = os.environ.get("REPRODUCE_THREADS", "1")

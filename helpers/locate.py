@@ -1,7 +1,7 @@
 """Which folder holds a model, and may it be loaded? Asked before torch is imported.
 
     find         a set member's name, a folder or a hub id -> the folder
-    check        refuse weights that do not match their checksum
+    check        refuse weights that do not match their checksum, and half a folder
     parameters   how many numbers the weights hold, from their headers alone
     fits         refuse what is larger than the memory
 """
@@ -36,6 +36,7 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str | None]:
     if name not in PINNED and there:
         return _folder(path, name), revision
     hub, pinned = PINNED.get(name, (name, None))
+    hub = hub.rstrip("/")
     if hub.count("/") != 1 or hub.startswith((".", "/", "~")) or path.suffix == ".py":
         known = ", ".join([*EMBEDDED, "gpt2", "qwen2.5-1.5b-instruct"])
         raise FileNotFoundError(
@@ -49,11 +50,12 @@ def _fetch(hub: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    wanted = {"allow_patterns": ["*.json", "*.safetensors", "*.txt", "*.model",
+                                 "*.jinja"], "ignore_patterns": ["*/*"]}  # fmt: skip
     try:
-        found = snapshot_download(
-            hub, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
-        )
+        if not _reachable():  # the hub's own retries take half a minute to say so
+            wanted["local_files_only"] = True
+        found = snapshot_download(hub, revision=revision, **wanted)
     except (RepositoryNotFoundError, HFValidationError):
         raise FileNotFoundError(
             f"the hub has no model {hub!r} open to you; check the name; {OFFLINE}"
@@ -66,6 +68,25 @@ def _fetch(hub: str, revision: str | None) -> Path:
     return _folder(Path(found), hub)
 
 
+def _reachable(seconds: float = 5) -> bool:
+    """Whether the hub answers at all; a proxy is taken at its word."""
+    import socket
+    from urllib.parse import urlparse
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return not constants.HF_HUB_OFFLINE
+    there = urlparse(constants.ENDPOINT)
+    port = there.port or (80 if there.scheme == "http" else 443)
+    try:
+        socket.create_connection((there.hostname, port), seconds).close()
+    except OSError:
+        return False
+    return True
+
+
 def _folder(path: Path, name: str) -> Path:
     for needed in ("config.json", "*.safetensors"):
         if not any(path.glob(needed)):
@@ -76,8 +97,34 @@ def _folder(path: Path, name: str) -> Path:
     return path
 
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.spm")
+
+
 def check(folder: Path) -> None:
-    """Compare a folder's files with its SHA256 (`sha256sum` format), if it has one."""
+    """Refuse a folder that is not whole: its configuration, tokenizer and shards, and
+    its SHA256 (`sha256sum` format), if it has one."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = kind["model_type"]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise ValueError(
+            f"config.json of {folder.name} is no model's configuration (JSON with a "
+            '"model_type"): fetch it again'
+        ) from None
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        raise FileNotFoundError(
+            f"{folder.name} ({kind}) has no tokenizer: expected one of "
+            f"{', '.join(TOKENIZERS)} beside the weights"
+        )
+    for index in folder.glob("*.safetensors.index.json"):
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        parts = set(listed.values())
+        missing = sorted(part for part in parts if not (folder / part).is_file())
+        if missing:
+            raise FileNotFoundError(
+                f"{folder.name} lacks {missing[0]} ({len(missing)} of {len(parts)} "
+                "parts of its weights): fetch it again"
+            )
     listed = folder / "SHA256"
     if not listed.is_file():
         return
@@ -99,14 +146,18 @@ def parameters(folder: Path) -> int:
     for file in folder.glob("*.safetensors"):
         try:
             with open(file, "rb") as f:
-                header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+                (size,) = struct.unpack("<Q", f.read(8))
+                header = json.loads(f.read(size))
             header.pop("__metadata__", None)
             total += sum(math.prod(entry["shape"]) for entry in header.values())
+            ends = [entry["data_offsets"][1] for entry in header.values()]
+            if 8 + size + max(ends, default=0) != file.stat().st_size:
+                raise ValueError("cut short")
         except (struct.error, ValueError, MemoryError, OverflowError, KeyError,
                 TypeError, AttributeError):  # fmt: skip
             raise ValueError(
-                f"{file.name} in {folder.name} is not a safetensors file (an "
-                "unfinished download or a Git LFS pointer?): fetch it again"
+                f"{file.name} in {folder.name} is not a safetensors file, or not whole "
+                "(an unfinished download or a Git LFS pointer?): fetch it again"
             ) from None
     return total
 

@@ -3,6 +3,7 @@
     mixing_weight   lambda*, the share of one member that best explains P(. | m)
     mixing_rows     lambda* along w E[a] + (1-w) E[b], pair by pair
     mixing_pairs    each pair's distance from a linear reader and from a step
+    curve_table     the curves of all models, and those two readers, to draw
 """
 
 import numpy as np
@@ -80,3 +81,21 @@ def mixing_pairs(rows) -> pd.DataFrame:
         "left_random": rows.residual_random / rows.js_pair,
     }
     return rows.assign(**columns).groupby("prompt")[list(columns)].mean()
+
+
+def curve_table(curves) -> tuple[pd.DataFrame, str]:
+    """Means and 10-90 % of lambda* by model, kind of pair and w, with the lines that a
+    linear reader and a reader of the larger weight would give; and "n = a to b".
+
+    curves: (model, kind) -> `mixing_rows`, none of them empty.
+    """
+    rows = pd.concat(curves, names=["model", "line"])
+    table = rows.groupby(["model", "line", "w"])["lambda"].describe([0.1, 0.9])
+    table = table.round(6).reset_index()
+    table["line"] += " pairs"
+    n = f"n = {table['count'].min():.0f} to {table['count'].max():.0f}"
+    grid = table[["model", "w"]].drop_duplicates()
+    step = np.heaviside(grid.w - 0.5, 0.5)
+    ideal = {"linear reader": grid.w, "larger weight only": step}
+    ideals = (grid.assign(line=name, mean=y) for name, y in ideal.items())
+    return pd.concat([table, *ideals]), n

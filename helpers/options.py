@@ -158,4 +158,4 @@ def _typed(name: str, value: str, default: str):
             return got
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
-    raise ValueError(f"{name}={value!r}: expected a {kind.__name__}, like {default}")
+    raise ValueError(f"{name}={value!r}: expected {kind.__name__}, like {default}")

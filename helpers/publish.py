@@ -140,7 +140,7 @@ def verdicts() -> str:
 
 
 def number(row: dict) -> str:
-    """'score 0.71 [0.65, 0.77], n = 62, seed 0 (model)' of a verdict row, or nothing."""
+    """'score 0.71 [0.65, 0.77], n = 62, seed 0 (model)' of a verdict row, or ''."""
     if not row.get("value"):
         return ""
     exact = row["low"] == row["high"]
@@ -278,7 +278,9 @@ def cell(row: dict, name: str, places: int = 2) -> str:
 
 
 def rows_of(path: Path) -> list[dict]:
-    """A csv file's rows, every cell a string."""
+    """A csv file's rows, every cell a string; none where there is no file."""
+    if not path.exists():
+        return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -25,6 +25,9 @@ from helpers.jobs import Job
 def reproduce(args) -> int:
     """Run what is not up to date, then judge; the exit status."""
     plan = prepare(args)
+    if args.set == "mini" and (args.parameter or args.seed is not None):
+        print("not mini's published settings: git checkout figures/mini brings those "
+              "results back", flush=True)  # fmt: skip
     with locked(args.set):
         for folder in (files.run_dir(args.set), files.figures_dir(args.set)):
             files.check_writable(folder)
@@ -159,6 +162,9 @@ def verdicts(set: str, failed: dict | None = None, write: bool = False) -> None:
     """Judge every claim of a set, print the table, and keep it if asked."""
     from helpers import claims
 
+    folders = files.run_dir(set), files.figures_dir(set)
+    if not (write or failed or any(any(f.glob("*.measured.csv")) for f in folders)):
+        raise FileNotFoundError(f"nothing is measured: run make reproduce SET={set}")
     frame = claims.gather(set, failed=failed)
     if write:
         text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")

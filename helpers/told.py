@@ -16,19 +16,20 @@ def values(frame, y, keys, say) -> str:
     if len(frame) <= MOST:
         rows = zip(*(frame[k] for k in keys), frame[y])
         return _joined((", ".join(map(say, names)), _number(v)) for *names, v in rows)
-    parts = _parts(frame, keys[:2], say)
+    parts = _parts(frame, keys[:-1][:2], say)
     return _joined((name, _reach(part[y])) for name, part in parts)
 
 
 def courses(frame, x, y, keys, say) -> str:
-    """'a: 0.9 at 1 to 0.2 at 24' for each line, with its highest or lowest between."""
+    """'a: 0.9 at 1 to 0.5 at 12 to 0.2 at 24' for each line: its ends, its middle, and
+    its highest and lowest where they lie between."""
     said = []
     for name, part in _parts(frame.dropna(subset=[y]), _vary(frame, keys), say):
         at, found = part[x].tolist(), part[y].tolist()
         ends = sorted((found[0], found[-1]))
         turns = [i for i in (part[y].argmin(), part[y].argmax())
                  if not ends[0] <= found[i] <= ends[1]]  # fmt: skip
-        way = [0, *sorted(turns), len(at) - 1]
+        way = [0, *sorted({*turns, len(at) // 2}), len(at) - 1]
         said.append((name, " to ".join(f"{_number(found[i])} at {_number(at[i])}"
                                        for i in dict.fromkeys(way))))  # fmt: skip
     return _joined(said)

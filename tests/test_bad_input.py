@@ -217,6 +217,31 @@ def test_the_paper_s_set_without_a_network_names_the_set_that_works(capsys):
         assert locate.GPT2[1] in said and 'the set "mini"' in said and "offline" in said
 
 
+def test_a_hub_that_does_not_answer_is_not_asked_again_and_again(monkeypatch, capsys):
+    import socket
+
+    from huggingface_hub import constants
+
+    asked = []
+
+    def refuse(address, seconds):
+        asked.append(address)
+        raise OSError("no route")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    said = refused_by_run(capsys, "--set", "paper")
+    assert len(asked) == 1 and asked[0][1] == 443 and 'the set "mini"' in said
+
+
+def test_verdicts_of_a_set_that_has_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
+    assert run.main(["verdicts", "--set", "nope"]) == 2
+    assert "make reproduce SET=nope" in capsys.readouterr().err
+
+
 def test_models_are_checked_before_a_notebook_is_started(model, capsys, monkeypatch):
     asked = ["--set", "x", "--base", str(model)]
     free = locate.parameters(model) * 4  # a fifth more is needed than the weights
@@ -240,6 +265,21 @@ def test_models_are_checked_before_a_notebook_is_started(model, capsys, monkeypa
         assert "is not a safetensors file" in refused_by_run(capsys, *asked)
     (model / "model.safetensors").write_bytes(weights[:7])
     assert "is not a safetensors file" in refused_by_run(capsys, *asked)
+    (model / "model.safetensors").write_bytes(weights[:-3])
+    assert "or not whole" in refused_by_run(capsys, *asked)
+    (model / "model.safetensors").write_bytes(weights)
+    index = model / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model.safetensors", "b": "2.safetensors"}}')
+    assert "lacks 2.safetensors (1 of 2" in refused_by_run(capsys, *asked)
+    index.unlink()
+    for text in ("{", "[]", "{}"):
+        config = (model / "config.json").read_text()
+        (model / "config.json").write_text(text)
+        assert "no model's configuration" in refused_by_run(capsys, *asked)
+        (model / "config.json").write_text(config)
+    (model / "tokenizer.json").rename(model / "elsewhere")
+    assert "has no tokenizer" in refused_by_run(capsys, *asked)
+    (model / "elsewhere").rename(model / "tokenizer.json")
     (model / "model.safetensors").unlink()
     assert "has no *.safetensors" in refused_by_run(capsys, *asked)
 
@@ -247,7 +287,7 @@ def test_models_are_checked_before_a_notebook_is_started(model, capsys, monkeypa
 @pytest.mark.parametrize("value", ["{[]:1}", "1+", "(" * 400, "None", "[1"])
 def test_a_parameter_of_any_kind_is_taken_or_refused(capsys, value):
     said = refused_by_run(capsys, "-p", f"N_PROMPTS={value}")
-    assert "N_PROMPTS=" in said and "expected a int" in said
+    assert "N_PROMPTS=" in said and "expected int" in said
 
 
 def test_rows_that_were_cut_are_refused_by_name(model, capsys):

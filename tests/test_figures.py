@@ -68,9 +68,10 @@ def test_a_chart_says_in_words_what_it_shows():
     assert told.values(one, "y", ("kind", "x"), say) == "0.0: 0.123; 1.0: 1."
     assert told.values(FRAME, "y", ("kind", "x"), say).startswith("a, 0.0: 0.123; a, ")
     many = pd.DataFrame({"kind": ["a", "b"] * 20, "i": range(40), "y": [1.0, 2.0] * 20})
-    assert told.values(many, "y", ("kind",), say) == "a: 1; b: 2."
+    assert told.values(many, "y", ("kind", "i"), say) == "a: 1; b: 2."
     hill = pd.DataFrame({"x": [0, 1, 2, 3], "y": [1.0, 9.0, 2.0, 3.0]})
-    assert told.courses(hill, "x", "y", (None,), say) == "1 at 0 to 9 at 1 to 3 at 3."
+    said = told.courses(hill, "x", "y", (None,), say)
+    assert said == "1 at 0 to 9 at 1 to 2 at 2 to 3 at 3."
     assert told.clouds(hill, "x", "y", (None,), say) == (
         "4 points, 1 to 9, rank correlation 0.40."
     )

@@ -44,7 +44,8 @@ def place(tmp_path):
     (tmp_path / "notebooks").mkdir()
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text("{}")
+    (model / "config.json").write_text('{"model_type": "gpt2"}')
+    (model / "tokenizer.json").write_text("{}")
     (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     return tmp_path
 
@@ -196,7 +197,7 @@ def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeyp
 
 REFUSED = [
     (["-p", "N_PROMTS=5"], "no notebook has a parameter 'N_PROMTS'"),
-    (["-p", "N_PROMPTS=few"], "expected a int, like 60"),
+    (["-p", "N_PROMPTS=few"], "expected int, like 60"),
     (["-p", "BASE=x"], "has a setting of its own"),
     (["-p", "nonsense"], "expected NAME=value"),
     (["--dtype", "float8"], "expected one of float32"),
