@@ -156,8 +156,9 @@ def told(speed, grown, mixed) -> str:
     )
     wins = "; ".join(
         f"at batch {batch} " + ", ".join(
-            f"from k = {k:.0f} of {v}" if np.isfinite(k) else f"at no k of {v}"
-            for v, k in ((v, crossing(p)) for v, p in part.groupby("vocabulary"))
+            f"from k = {k:.0f} of {v}" if np.isfinite(k) else f"at no k to {top} of {v}"
+            for v, k, top in ((v, crossing(p), p.k.max())
+                              for v, p in part.groupby("vocabulary"))
         )
         for batch, part in mixed.groupby("batch")
     )  # fmt: skip

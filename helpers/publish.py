@@ -272,7 +272,7 @@ def cell(row: dict, name: str, places: int = 2) -> str:
     """A cell of a csv, rounded; with its interval where the row has one for it."""
     if not row[name]:
         return ""
-    shown = [f"{float(row[n]):.{places}f}" for n in (name, "low", "high") if row[n]]
+    shown = [f"{float(row[n]):.{places}f}" for n in (name, "low", "high") if row.get(n)]
     with_interval = name in ("times generate", "measured") and len(shown) == 3
     return f"{shown[0]} [{shown[1]}, {shown[2]}]" if with_interval else shown[0]
 

@@ -136,6 +136,17 @@ def test_the_readme_table_and_the_kept_verdicts_are_the_same_rows():
         assert list(kept) == list(claims.claims())
 
 
+def test_a_missed_target_says_where_the_time_goes():
+    profile = [{"shape": "a", "contestant": "ours", "operator": "mm", "share": "0.5"},
+               {"shape": "b", "contestant": "ours", "operator": "add", "share": "1"}]
+    product = {"shape": "a", "threads": "2", "ms": "1.25", "gb a second": "20.4"}
+    products = [product | {"way": "library"}, product | {"way": "sums", "threads": "1"}]
+    said = publish.missed("a", profile, products)
+    assert "on a: mm 50%." in said and "add" not in said
+    assert "library, 2 threads, 1.2 ms (20 GB a second); sums, 1 thread, 1.2" in said
+    assert publish.missed("b", profile, products).endswith("on b: add 100%.")
+
+
 def test_generated_blocks_are_filled_and_text_cannot_break_a_table():
     text = "a\n<!-- generated: citations -->\nstale text\n<!-- end: citations -->\nb"
     filled = publish.fill(text)
