@@ -195,7 +195,7 @@ def bars(
                 reach = [rows[y] - rows[low], rows[high] - rows[y]]
                 axes.errorbar(at, rows[y], yerr=[r.clip(lower=0) for r in reach],
                               fmt="none", ecolor="#222222", capsize=3)  # fmt: skip
-            for value in places.keys() - set(rows[x]):
+            for value in (v for v in places if v not in set(rows[x])):
                 axes.text(places[value] - 0.4 + wide * (i + 0.5), 0, " not run",
                           rotation=90, ha="center", va="bottom", fontsize=11,
                           color="#555555")  # fmt: skip

@@ -115,6 +115,8 @@ def start(job: Job, set: str, side_by_side: bool) -> Job:
         env["OMP_NUM_THREADS"] = os.environ.get("REPRODUCE_THREADS", "1")
     if set == "mini":
         env["HF_HUB_OFFLINE"] = "1"
+        # else MKL's sums depend on where in memory a row begins, and on the processor
+        env["MKL_CBWR"] = "AVX2"
     job.state, job.started = "running", time.monotonic()
     command = [sys.executable, "-m", "helpers.run", "one", str(job.path)]
     command += [str(folder / "runs" / set), json.dumps(job.parameters)]

@@ -89,6 +89,11 @@ def test_what_was_not_run_is_no_zero():
     marks = [t.get_text().strip() for t in figure.axes[0].texts]
     assert marks == ["not run"]
     assert not figures.bars(FRAME, "x", "y", "kind").axes[0].texts
+    names = [f"n{i}" for i in range(9)]
+    wide = pd.DataFrame({"x": [*names, "n0"], "y": 1.0, "kind": ["a"] * 9 + ["b"]})
+    marks = figures.bars(wide, "x", "y", "kind").axes[0].texts
+    at = [mark.get_position()[0] for mark in marks]
+    assert len(at) == 8 and at == sorted(at)  # in the frame's order, on every run
 
 
 def test_what_cannot_be_shown_well_is_refused(tmp_path):

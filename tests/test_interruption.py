@@ -177,6 +177,29 @@ def test_a_table_that_a_notebook_reads_is_one_of_its_inputs():
     assert not any(names.values())
 
 
+ALIGNED = """
+import torch
+torch.manual_seed(0)
+a, w = torch.randn(1, 128), torch.randn(500, 128)
+def moved(x, by):
+    room = torch.empty(x.numel() + 16)[by : by + x.numel()].view(x.shape)
+    return room.copy_(x)
+seen = {tuple((moved(a, i) @ moved(w, j).T)[0].tolist())
+        for i in range(8) for j in range(8)}
+files.write_whole(out / "01_seen.csv", f"{len(seen)}")
+"""
+
+
+def test_where_numbers_lie_in_memory_does_not_move_mini_s(place, go, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(jobs.inputs, "NOTEBOOKS", place / "notebooks")
+    path = write_notebook(place / "notebooks", "01", extra=ALIGNED)
+    job = jobs.Job(path, {}, {})
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    jobs.start(job, "mini", True).process.wait(60)
+    kept = jobs.staged(job, "mini") / "figures" / "mini" / "01_seen.csv"
+    assert kept.read_text() == "1"
+
+
 def test_threads_are_the_same_unless_asked(place, go, monkeypatch):  # noqa: F811
     extra = 'import os; threads = os.environ["OMP_NUM_THREADS"]\n'
     extra += 'files.write_whole(out / "01_t.csv", threads)'
