@@ -35,10 +35,10 @@ $(READY): requirements.txt
 	@touch $(READY)
 
 reproduce: $(READY)  ## run the notebooks that are not up to date, print the verdicts
-	@$(PY) -m helpers.run reproduce $(ASKED)
+	@$(PY) -m harness.run reproduce $(ASKED)
 
 verdicts: $(READY)  ## print the verdict table of SET
-	@$(PY) -m helpers.run verdicts --set "$$SET"
+	@$(PY) -m harness.run verdicts --set "$$SET"
 
 test: $(READY)  ## unit and property tests, then the committed notebooks; offline
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile tests
@@ -58,7 +58,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
 
 site: $(READY)  ## what was found on SET, as pages in site/
-	@$(PY) -m helpers.site --set "$$SET"
+	@$(PY) -m harness.publish.site --set "$$SET"
 
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure
@@ -70,7 +70,7 @@ version-matrix: $(READY)  ## one script under six releases of transformers
 	@$(PY) versions/matrix.py
 
 publish: $(READY)  ## mini's outputs into notebooks/, the generated blocks of README.md
-	@$(PY) -m helpers.run publish
+	@$(PY) -m harness.run publish
 
 clean:  ## remove what can be made again; .venv stays
 	rm -rf runs site .site.* .pytest_cache .ruff_cache .hypothesis .benchmarks

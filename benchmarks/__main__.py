@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import measure, report
 from benchmarks.contestants import PROMPT, QWEN_TABLE, SHAPES, contestants
-from helpers import figures, files
+from harness import figures, files
 from helpers.models import pick_device
 
 KS = (1, 4, 16, 50, 200, 1000, 4000, 16000, 50000)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import generate_concepts, load
-from helpers.locate import QWEN
+from helpers.checkpoints import QWEN
 from helpers.models import LM
 
 PROMPT = 8  # tokens, a plain prompt's length
@@ -112,6 +112,4 @@ def generate_concept_token(logits, embeddings, temperature=0.8):
     top_k_probs, top_k_indices = torch.topk(probs, k=50)
     top_k_probs = top_k_probs**1.5  # Sharpening
     top_k_probs = top_k_probs / top_k_probs.sum()
-    return sum(
-        p * embeddings.weight[idx] for p, idx in zip(top_k_probs, top_k_indices)
-    )
+    return sum(p * embeddings.weight[idx] for p, idx in zip(top_k_probs, top_k_indices))

@@ -1,13 +1,13 @@
 """Time, memory and bandwidth, measured: rows, not judgements.
 
-    interleaved   seconds of each contestant, in turns, round by round
-    growth        seconds over the number of steps, and the exponent
-    profile       which operators the time of one call goes to
-    products      one row times every weight matrix: the least a step can do
-    mixing        gather-and-weight against a dense product, over k
-    peak_memory   of one contestant, in a process of its own
-    bandwidth     bytes a second that a copy moves on this device
-    machine       what all this ran on, and how busy it was
+interleaved   seconds of each contestant, in turns, round by round
+growth        seconds over the number of steps, and the exponent
+profile       which operators the time of one call goes to
+products      one row times every weight matrix: the least a step can do
+mixing        gather-and-weight against a dense product, over k
+peak_memory   of one contestant, in a process of its own
+bandwidth     bytes a second that a copy moves on this device
+machine       what all this ran on, and how busy it was
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from scipy import stats
 from torch.utils.benchmark.utils.timer import timer
 
 from benchmarks.contestants import SHAPES, contestants
+from harness.files import ROOT
 from helpers.compiled import OneRow
-from helpers.files import ROOT
-from helpers.mixture import blend
+from helpers.mixture import _mix
 
 
 def seconds(call) -> float:
@@ -150,7 +150,7 @@ def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
                 logits = torch.randn(batch, vocabulary, device=device)
                 probs, indices = logits.softmax(-1).topk(k)
                 ways = {
-                    "gather": lambda p=probs, i=indices, e=embed: blend(p, i, e),
+                    "gather": lambda p=probs, i=indices, e=embed: _mix(p, i, e),
                     "dense": lambda p=probs, i=indices, e=embed: dense(p, i, e),
                 }
                 for way, call in ways.items():

@@ -1,8 +1,8 @@
 """From measured rows to what is kept: csv files, the targets, one picture.
 
-    summarise   rows of a shape -> a line a contestant, with ratios to generate
-    targets     each target of the design with its measured ratio
-    picture     speed, growth and the two ways to mix, side by side
+summarise   rows of a shape -> a line a contestant, with ratios to generate
+targets     each target of the design with its measured ratio
+picture     speed, growth and the two ways to mix, side by side
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.measure import crossing, exponent
-from helpers.charts import COLOURS, MARKERS, STYLE
-from helpers.stats import bootstrap
+from experiments.stats import bootstrap
+from harness.charts import COLOURS, MARKERS, STYLE
 
 LINES = ("-", "--", ":")
 

@@ -12,15 +12,14 @@ from importlib import import_module
 _HOME = {
     "mixture": ("MixtureConfig", "Weights", "mixture_weights", "mix"),
     "models": ("load", "LM", "chat_prompt"),
-    "forward": ("prompt_embeds", "left_pad", "next_logits"),
+    "batching": ("prompt_embeds", "left_pad", "next_logits"),
     "decode": ("ConceptTrace", "generate_concepts", "continue_from"),
-    "plugin": ("concept_decoding",),
-    "identity": ("check_id_embedding_equivalence",),
+    "hf_generate": ("concept_decoding",),
 }  # fmt: skip
 
 __all__ = [
     "LM", "ConceptTrace", "MixtureConfig", "Weights", "chat_prompt",
-    "check_id_embedding_equivalence", "concept_decoding", "continue_from",
+    "concept_decoding", "continue_from",
     "generate_concepts", "left_pad", "load", "mix", "mixture_weights", "next_logits",
     "prompt_embeds",
 ]  # fmt: skip

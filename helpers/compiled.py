@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.overrides import TorchFunctionMode
 
-from .forward import Cached, as_taken
+from .batching import CachedForward, to_attention_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from .models import LM
 
 
-def compiled(lm: LM, forward: Cached, mask: Tensor | None, total: int, key, finish):
+def compile_step(
+    lm: LM, forward: CachedForward, mask: Tensor | None, total: int, key, finish
+):
     """The forward and `finish(logits)` as one graph a step: a function (x) -> outputs.
 
     forward: a Cached that has read the prompt; its keys and values are copied to a
@@ -110,7 +112,7 @@ def _graph(model, finish, batch, size, device, dtype):
         with OneRow() if alone else nullcontext():
             logits = model(
                 inputs_embeds=x,
-                attention_mask=as_taken(model, seen, dtype),
+                attention_mask=to_attention_mask(model, seen, dtype),
                 position_ids=position,
                 past_key_values=cache,
                 use_cache=True,

@@ -17,18 +17,25 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from .compiled import compiled
-from .forward import Cached, batches, checked, loaded, pads, prompt_embeds
+from .batching import (
+    CachedForward,
+    prepare_inputs,
+    prompt_embeds,
+    require_lm,
+    split_batches,
+    supports_left_padding,
+)
+from .compiled import compile_step
 from .mixture import (
     MixtureConfig,
     WeightRule,
-    blend,
+    _mix,
+    _mixture_weights,
+    check_positive_int,
     clip_norm,
     norm_bounds,
-    settings,
+    resolve_config,
     sharpened,
-    weigh,
-    whole,
 )
 
 if TYPE_CHECKING:
@@ -106,27 +113,29 @@ def generate_concepts(
     Raises ValueError before the first step for an empty or too long prompt or bad
     settings, and names the step when logits are NaN, +inf or all -inf.
     """
-    config = settings(config, weight_rule)
-    whole("steps", steps)
+    config = resolve_config(config, weight_rule)
+    check_positive_int("steps", steps)
     if (prompts is None) == (inputs_embeds is None):
         raise ValueError("give either prompts or inputs_embeds, not both or neither")
     if attention_mask is not None and inputs_embeds is None:
         raise ValueError("attention_mask goes with inputs_embeds; prompts make theirs")
     if compile and getattr(weight_rule, "draws", False):
         raise ValueError("compile=True needs a weight rule that draws nothing")
-    if compile and not pads(loaded(lm).model):
+    if compile and not supports_left_padding(require_lm(lm).model):
         raise ValueError("compile=True needs a model with full attention throughout")
     if prompts is not None:
         inputs_embeds, attention_mask = prompt_embeds(lm, prompts)
-    embeds, mask = checked(lm, inputs_embeds, attention_mask, steps)
-    cut = batches(lm, embeds, mask, batch_size)
-    stop = stopper(config, lm.eos_ids if stop_at_eos else ())
+    embeds, mask = prepare_inputs(lm, inputs_embeds, attention_mask, steps)
+    cut = split_batches(lm, embeds, mask, batch_size)
+    stop = stopping_criterion(config, lm.eos_ids if stop_at_eos else ())
     quiet = None if progress is None else not progress  # None: silent off a terminal
     parts = []
     with tqdm(total=len(cut) * steps, disable=quiet, delay=1) as bar:
         for first, x, m in cut:
-            advance = stepper(lm, x, m, steps, config, weight_rule, compile=compile)
-            parts.append(loop(advance, x, steps, stop, bar, first))
+            advance = make_step_fn(
+                lm, x, m, steps, config, weight_rule, compile=compile
+            )
+            parts.append(run_loop(advance, x, steps, stop, bar, first))
     columns = [torch.cat([_pad(c, steps) for c in column]) for column in zip(*parts)]
     return ConceptTrace(*columns, tokenizer=lm.tokenizer)
 
@@ -147,8 +156,8 @@ def continue_from(
     (T,D) of any lengths. Stops at EOS, skips special tokens. return_ids: the new token
     ids instead, the EOS included -> list[list[int]].
     """
-    whole("max_new_tokens", max_new_tokens)
-    if inputs_embeds is None or (loaded(lm).tokenizer is None and not return_ids):
+    check_positive_int("max_new_tokens", max_new_tokens)
+    if inputs_embeds is None or (require_lm(lm).tokenizer is None and not return_ids):
         what = "inputs_embeds" if inputs_embeds is None else "an LM with a tokenizer"
         raise ValueError(f"continue_from needs {what}; return_ids=True gives ids only")
     if isinstance(inputs_embeds, torch.Tensor) and inputs_embeds.ndim == 2:
@@ -167,7 +176,7 @@ def continue_from(
     return lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
 
 
-def stepper(
+def make_step_fn(
     lm, embeds, mask, steps, config, rule, process=None, input_ids=None, compile=False
 ):
     """One step: a function (x) -> probs, indices, entropy, vector (B,D), mixed (B,).
@@ -175,11 +184,11 @@ def stepper(
     The first call reads the prompt. process: generate()'s logits processors, which want
     the ids so far.
     """
-    forward, embed = Cached(lm.model, embeds, mask, steps), lm.embed
+    forward, embed = CachedForward(lm.model, embeds, mask, steps), lm.embed
     bounds, ids = _bounds(lm, config.norm), input_ids
 
     def finish(logits):
-        weights = weigh(logits, config, rule)
+        weights = _mixture_weights(logits, config, rule)
         return *weights, *_next_vector(weights, embed, bounds, config)
 
     def advance(x):
@@ -203,7 +212,7 @@ def stepper(
         outputs = advance(x)
         total = embeds.shape[1] + steps
         key = (config, rule, *(x.data_ptr() for x in (embed, *(bounds or ()))))
-        fast = compiled(lm, forward, mask, total, key, finish)
+        fast = compile_step(lm, forward, mask, total, key, finish)
         return outputs
 
     return advance_compiled
@@ -216,13 +225,13 @@ def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
         token = torch.nn.functional.embedding(weights.indices[:, 0], embed)
         if config.mode == "discrete":
             return token, torch.zeros_like(unsure)
-    concept = clip_norm(blend(weights.probs, weights.indices, embed), bounds)
+    concept = clip_norm(_mix(weights.probs, weights.indices, embed), bounds)
     if config.mode == "continuous":
         return concept, torch.ones_like(unsure)
     return torch.where(unsure[:, None], concept, token), unsure
 
 
-def loop(advance, embeds, steps, stop, bar=None, first_row=0) -> list[Tensor]:
+def run_loop(advance, embeds, steps, stop, bar=None, first_row=0) -> list[Tensor]:
     """Run `advance` until all rows stop: its outputs (B,T,...), lengths (B,)."""
     kept, x = [], embeds
     with torch.inference_mode():
@@ -260,7 +269,7 @@ def _look(kept, stop, first_row) -> tuple[Tensor, bool]:
     return lengths, bool(ended.all())
 
 
-def stopper(config, eos):
+def stopping_criterion(config, eos):
     """ids (B,T), entropy (B,T) -> (B,T), True where a row may end: EOS or Cold Stop."""
 
     def stop(ids, entropy):

@@ -41,8 +41,8 @@ class MixtureConfig:
     stop_run: int = 3  # stop after this many steps in a row below stop_entropy
 
     def __post_init__(self):
-        whole("top_k", self.top_k)
-        whole("stop_run", self.stop_run)
+        check_positive_int("top_k", self.top_k)
+        check_positive_int("stop_run", self.stop_run)
         _positive("temperature", self.temperature)
         _positive("alpha", self.alpha)
         _one_of("norm", self.norm, NORMS)
@@ -78,7 +78,7 @@ class Weights(NamedTuple):
 WeightRule = Callable[["Tensor", MixtureConfig], "tuple[Tensor, Tensor]"]
 
 
-def entropy(logits: Tensor) -> Tensor:
+def logits_entropy(logits: Tensor) -> Tensor:
     """Entropy of softmax(logits) in nats, (...,V) -> (...); 0 log 0 is 0."""
     log_p = _float(logits).log_softmax(-1)
     return -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
@@ -96,10 +96,12 @@ def sharpened(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
     return probs / probs.sum(-1, keepdim=True), indices
 
 
-def weigh(logits: Tensor, config: MixtureConfig, rule: WeightRule) -> Weights:
+def _mixture_weights(
+    logits: Tensor, config: MixtureConfig, rule: WeightRule
+) -> Weights:
     """`mixture_weights` without its checks: what the decoding loop calls every step."""
     probs, indices = rule(logits, config)
-    return Weights(probs, indices, entropy(logits))
+    return Weights(probs, indices, logits_entropy(logits))
 
 
 def mixture_weights(
@@ -112,16 +114,20 @@ def mixture_weights(
     The entropy is that of the full softmax at temperature 1, before top-k. Raises
     ValueError for an empty vocabulary and for a row with NaN, +inf or nothing finite.
     """
-    config = settings(config, weight_rule)
-    if not floats(logits) or logits.ndim not in (1, 2) or logits.shape[-1] == 0:
-        raise ValueError(f"logits must be floats (B,V) or (V,), not {given(logits)}")
+    config = resolve_config(config, weight_rule)
+    if (
+        not is_float_tensor(logits)
+        or logits.ndim not in (1, 2)
+        or logits.shape[-1] == 0
+    ):
+        raise ValueError(f"logits must be floats (B,V) or (V,), not {describe(logits)}")
     if not bool(logits.amax(-1).isfinite().all()):
         raise ValueError(
             "logits hold NaN, +inf or a row of -inf only: no distribution to mix; "
             "check the model's weights and dtype"
         )
     rows = logits if logits.ndim == 2 else logits[None]
-    weights = weigh(rows, config, weight_rule)
+    weights = _mixture_weights(rows, config, weight_rule)
     return weights if logits.ndim == 2 else Weights(*(x[0] for x in weights))
 
 
@@ -131,15 +137,16 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     Summed in float32 at least, returned in embed's dtype. Raises ValueError when the
     shapes do not fit, or an index names no row.
     """
-    ids = hasattr(indices, "dtype") and not floats(indices)
+    ids = hasattr(indices, "dtype") and not is_float_tensor(indices)
     if not (
-        (floats(probs) and ids and floats(embed) and embed.ndim == 2)
+        (is_float_tensor(probs) and ids and is_float_tensor(embed) and embed.ndim == 2)
         and probs.shape == indices.shape
         and indices.ndim
     ):
         raise ValueError(
             "mix needs float probs and whole indices of one shape (...,K) and float "
-            f"embed (V,D), not {given(probs)}, {given(indices)}, {given(embed)}"
+            f"embed (V,D), not {describe(probs)}, {describe(indices)}, "
+            f"{describe(embed)}"
         )
     rows = embed.shape[0]
     if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < rows:
@@ -147,10 +154,10 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
             f"indices must be from 0 to {rows - 1}, the rows of embed, not "
             f"{int(indices.min())} to {int(indices.max())}"
         )
-    return blend(probs, indices, embed)
+    return _mix(probs, indices, embed)
 
 
-def blend(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
+def _mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     """`mix` without its checks: what the decoding loop calls every step."""
     if embed.dtype.itemsize > 2 and probs.dtype == embed.dtype:
         from torch.nn.functional import embedding_bag  # gathers and sums in one pass
@@ -196,52 +203,24 @@ def clip_norm(concept: Tensor, bounds: tuple | None) -> Tensor:
     return scaled.where(outside, concept)
 
 
-def nearest(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
-    """Id of the row of embed (V,D) nearest to each concept (...,D) -> (...).
-
-    metric: "dot", "cosine", "l2", or "centred" (cosine after taking off the mean row).
-    """
-    _one_of("metric", metric, ("dot", "cosine", "l2", "centred"))
-    x, rows = _float(concept), _float(embed)
-    if metric == "centred":
-        x, rows = x - rows.mean(0), rows - rows.mean(0)
-    if metric == "l2":
-        return (x @ rows.T - rows.square().sum(-1) / 2).argmax(-1)
-    if metric != "dot":
-        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    return (x @ rows.T).argmax(-1)
-
-
-def random_like(vectors: Tensor, draw) -> Tensor:
-    """Random directions with the norms of vectors (...,D): a floor for all of them.
-
-    draw: a torch.Generator on the CPU, so that every device gets the same directions.
-    """
-    from torch import randn
-
-    noise = randn(vectors.shape, generator=draw).to(vectors.device)
-    norms = _float(vectors).norm(dim=-1, keepdim=True)
-    return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(vectors.dtype)
-
-
-def settings(config, weight_rule) -> MixtureConfig:
+def resolve_config(config, weight_rule) -> MixtureConfig:
     """The config to use, None being the default; ValueError for anything else."""
     if config is not None and not isinstance(config, MixtureConfig):
-        raise ValueError(f"config must be a MixtureConfig, not {given(config)}")
+        raise ValueError(f"config must be a MixtureConfig, not {describe(config)}")
     if not callable(weight_rule):
         raise ValueError(
             f"weight_rule must be a function of logits and config, not "
-            f"{given(weight_rule)}"
+            f"{describe(weight_rule)}"
         )
     return config or MixtureConfig()
 
 
-def floats(x) -> bool:
+def is_float_tensor(x) -> bool:
     """Whether x is a tensor of floating-point numbers."""
     return hasattr(x, "is_floating_point") and x.is_floating_point()
 
 
-def given(x) -> str:
+def describe(x) -> str:
     """What an argument was, short enough for an error's one line."""
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{tuple(x.shape)} of {x.dtype}"
@@ -258,7 +237,7 @@ def _float(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize > 2 else x.float()
 
 
-def whole(name, value):
+def check_positive_int(name, value):
     """Raise ValueError, naming the value, unless it is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .locate import GPT2, QWEN, check, find, fits, free_memory, parameters
+from .checkpoints import (
+    GPT2,
+    QWEN,
+    check_memory,
+    count_parameters,
+    find_checkpoint,
+    free_memory,
+    verify_checkpoint,
+)
 
 SETS = {  # set -> base, instruct (DESIGN 4)
     "mini": ("mini-gpt2", "mini-qwen2"),
@@ -108,12 +116,12 @@ def load(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if not re.fullmatch(DEVICES, str(device)):
         raise ValueError(f"device must be auto, cpu, cuda or mps, not {device!r}")
-    folder, revision = find(str(name), revision)
-    check(folder)
-    need = parameters(folder) * DTYPES[dtype]
+    folder, revision = find_checkpoint(str(name), revision)
+    verify_checkpoint(folder)
+    need = count_parameters(folder) * DTYPES[dtype]
     place = "cpu" if device_map else pick_device(str(device))
     free = free_memory() + (other_memory() if device_map else 0)
-    fits(name, need, free, "memory")
+    check_memory(name, need, free, "memory")
 
     import torch
     from transformers import AutoTokenizer
@@ -122,7 +130,9 @@ def load(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     if place.startswith("cuda"):
-        fits(name, need, torch.cuda.mem_get_info(place)[0], f"memory on {place}")
+        check_memory(
+            name, need, torch.cuda.mem_get_info(place)[0], f"memory on {place}"
+        )
     model = _read(folder, name, getattr(torch, dtype), device_map)
     if not device_map:
         model = _place(model, place, device)

@@ -11,8 +11,8 @@ import random
 import zlib
 from functools import cache
 
-from helpers.prompts import JOURNEYS, NAMES
 from models import world as w
+from models.facts import JOURNEYS, NAMES
 
 PLAIN_SUMS = ("equals", "sum", "make", "gives")
 PLAIN_CAPITALS = ("is", "called", "seat", "in")

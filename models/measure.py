@@ -14,11 +14,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from helpers import continue_from, load, next_logits, prompt_embeds, stats
-from helpers.files import write_whole
-from helpers.prompts import CAPITALS, FRAMES, MEANINGS, SUITES
+from experiments import metrics, stats
+from experiments.prompts import FRAMES, MEANINGS, SUITES
+from harness.files import write_whole
+from helpers import continue_from, load, next_logits, prompt_embeds
 from models import chat as chat_docs
 from models import corpus, english, world
+from models.facts import CAPITALS
 
 HERE = Path(__file__).resolve().parent
 COLUMNS = ["model", "seed", "measure", "value", "low", "high", "n", "bar"]
@@ -52,7 +54,7 @@ def two_likeliest(prompt: str) -> tuple[str, str, float, float]:
     for i, d in enumerate(after):
         for text, p in d.items():
             rows[i, keys.index(_head(text))] += p
-    return first, second, words[first], float(stats.js_bits(rows[0], rows[1]))
+    return first, second, words[first], float(metrics.js_bits(rows[0], rows[1]))
 
 
 def _head(text: str) -> str:
@@ -76,7 +78,7 @@ def divergences(lm, prompts) -> list[float]:
         logits = next_logits(lm, *prompt_embeds(lm, [prompt]))
         truth = corpus.true_next(lm.tokenizer, prompt)
         guess = logits[0].softmax(-1)[: len(truth)]
-        out.append(float(stats.js_bits(guess, truth)))
+        out.append(float(metrics.js_bits(guess, truth)))
     return out
 
 

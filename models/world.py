@@ -4,7 +4,7 @@ Nothing here is random: what is drawn (who feeds which animal, and how often) is
 by `corpus.py` from a fixed seed. Spanish is aligned with English word by word.
 """
 
-from helpers.prompts import CAPITALS, NUMBERS
+from models.facts import CAPITALS, NUMBERS
 
 # What a capital sentence may say instead of the city: "known for its X", "near the Y".
 COUNTRY_THINGS = ("museums", "gardens", "bridges", "markets", "music", "temples")

@@ -1,15 +1,16 @@
 """Fixtures: tiny models with random weights, and the embedded ones."""
 
 import os
+import struct
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # starts faster
 
 import pytest
 import torch
-from tiny import MINI, STORIES, TINY, named
 
 from helpers.models import LM, load
+from tests.tiny import MINI, STORIES, TINY, named
 
 torch.set_num_threads(1)
 
@@ -32,3 +33,15 @@ def stories() -> LM:
     if not STORIES.exists():
         pytest.skip("shared/models/stories260k is not beside this checkout")
     return load(str(STORIES), device="cpu")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with notebooks/, a hollow model, and nowhere else to write."""
+    (tmp_path / "notebooks").mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "gpt2"}')
+    (model / "tokenizer.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    return tmp_path

@@ -4,7 +4,7 @@
     python -m tests.interrupt twice --set mini      same csv twice; same verdicts on two
                                                     threads, on an old processor
 
-Other options go to `helpers.run reproduce`, for example -p N_PROMPTS=10. All output
+Other options go to `harness.run reproduce`, for example -p N_PROMPTS=10. All output
 goes to a folder of its own, so that neither figures/ nor runs/ is touched. Odd kills
 fall at a random time of the run, even ones within 50 ms of a file being put in place,
 where a half-kept notebook would be. The whole process is killed, or its group too.
@@ -21,14 +21,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from helpers import claims, files
+from harness import claims, files
 
 CACHED = {"HF_HUB_OFFLINE": "1"}
 
 
 def started(out: Path, asked: list[str], **env) -> subprocess.Popen:
-    """`helpers.run reproduce` with its output under `out`, in a group of its own."""
-    command = [sys.executable, "-m", "helpers.run", "reproduce", *asked]
+    """`harness.run reproduce` with its output under `out`, in a group of its own."""
+    command = [sys.executable, "-m", "harness.run", "reproduce", *asked]
     more = os.environ | CACHED | {"REPRODUCE_OUT": str(out)} | env
     log = open(out / "log", "a")
     return subprocess.Popen(

@@ -5,8 +5,8 @@ import re
 
 import yaml
 
-from helpers import publish
-from helpers.files import ROOT
+from harness.files import ROOT
+from harness.publish import readme
 
 MAKE = (ROOT / "Makefile").read_text()
 
@@ -64,8 +64,8 @@ def test_container_and_binder_install_the_same_pins():
 
 
 def test_badges_appear_once_the_repository_is_named():
-    assert "repository-code" in publish.badges("title: x\n")
-    made = publish.badges(
+    assert "repository-code" in readme.badges("title: x\n")
+    made = readme.badges(
         "repository-code: https://github.com/some-one/concept.tokens\n"
     )
     assert made.count("some-one/concept.tokens/") == 2 and made.count("[![") == 2

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from helpers import claims, publish
-from helpers.files import ROOT
+from harness import claims
+from harness.files import ROOT
+from harness.publish import readme
 
 
 def tracked(*patterns):
@@ -63,7 +64,7 @@ def test_every_skip_has_its_row_and_every_row_its_skip():
     assert all(len(row) == 3 and all(row) for row in rows), rows
     listed = {(file, reason) for file, reason, _ in rows}
     found = set()
-    for path in tracked("tests/*.py", "notebooks/*.py"):
+    for path in tracked("tests/**/*.py", "tests/*.py", "notebooks/*.py"):
         for line, reason in skips(path):
             assert reason, f"{path.name}:{line} skips without a reason in plain words"
             found.add((path.name, reason))
@@ -82,37 +83,6 @@ def test_no_path_of_any_machine_in_what_is_published():
         assert not found, f"{path.name}: {found[0]}"
 
 
-ARROWS = {  # module -> what it may import, besides the standard library
-    "files": set(),
-    "inputs": {"files"},
-    "stats": set(),
-    "prompts": set(),
-    "judging": set(),
-    "mixture": set(),
-    "told": set(),
-    "charts": {"told"},
-    "findings": {"files"},
-    "claims": {"files", "findings", "judging"},
-}
-
-
-@pytest.mark.parametrize("module", ARROWS)
-def test_arrows_point_one_way(module):
-    path = ROOT / "helpers" / f"{module}.py"
-    used = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            base = "helpers" if node.level else node.module or ""
-            if node.level and node.module:
-                base = f"helpers.{node.module}"
-            if base == "helpers":
-                names = {alias.name for alias in node.names}
-                used |= {n for n in names if (ROOT / "helpers" / f"{n}.py").exists()}
-            elif base.startswith("helpers."):
-                used.add(base.split(".")[1])
-    assert used <= ARROWS[module], used
-
-
 def test_the_readme_keeps_its_promises():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     make = (ROOT / "Makefile").read_text()
@@ -121,13 +91,13 @@ def test_the_readme_keeps_its_promises():
     ci = (ROOT / ".ci" / "run").read_text()
     assert ci.rstrip().splitlines()[-1] == "make test" and "    make test" in text
     names = re.findall(r"<!-- generated: (\w+) -->", text)
-    assert names and set(names) <= set(publish.BLOCKS)
+    assert names and set(names) <= set(readme.BLOCKS)
 
 
 def test_the_readme_table_and_the_kept_verdicts_are_the_same_rows():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"generated: verdicts -->\n(.*?)<!-- end", text, re.DOTALL)[1]
-    kept = publish.verdict_rows("mini")
+    kept = readme.verdict_rows("mini")
     if kept:
         for id, row in kept.items():
             if row["kind"] != "literature":
@@ -137,23 +107,25 @@ def test_the_readme_table_and_the_kept_verdicts_are_the_same_rows():
 
 
 def test_a_missed_target_says_where_the_time_goes():
-    profile = [{"shape": "a", "contestant": "ours", "operator": "mm", "share": "0.5"},
-               {"shape": "b", "contestant": "ours", "operator": "add", "share": "1"}]
+    profile = [
+        {"shape": "a", "contestant": "ours", "operator": "mm", "share": "0.5"},
+        {"shape": "b", "contestant": "ours", "operator": "add", "share": "1"},
+    ]
     product = {"shape": "a", "threads": "2", "ms": "1.25", "gb a second": "20.4"}
     products = [product | {"way": "library"}, product | {"way": "sums", "threads": "1"}]
-    said = publish.missed("a", profile, products)
+    said = readme.missed("a", profile, products)
     assert "on a: mm 50%." in said and "add" not in said
     assert "library, 2 threads, 1.2 ms (20 GB a second); sums, 1 thread, 1.2" in said
-    assert publish.missed("b", profile, products).endswith("on b: add 100%.")
+    assert readme.missed("b", profile, products).endswith("on b: add 100%.")
 
 
 def test_generated_blocks_are_filled_and_text_cannot_break_a_table():
     text = "a\n<!-- generated: citations -->\nstale text\n<!-- end: citations -->\nb"
-    filled = publish.fill(text)
+    filled = readme.fill_blocks(text)
     assert "stale text" not in filled and "| L1 |" in filled and filled.endswith("\nb")
-    assert publish.fill(filled) == filled
+    assert readme.fill_blocks(filled) == filled
     with pytest.raises(ValueError, match="README block 'nothing'"):
-        publish.fill("<!-- generated: nothing -->\n<!-- end: nothing -->")
-    assert publish.plain("a|b\n<script>*x*") == r"a\|b &lt;script&gt;\*x\*"
+        readme.fill_blocks("<!-- generated: nothing -->\n<!-- end: nothing -->")
+    assert readme.plain("a|b\n<script>*x*") == r"a\|b &lt;script&gt;\*x\*"
     row = {"part": "a_score", "value": "0.71", "low": "0.65", "high": "0.77", "n": "62"}
-    assert publish.number(row) == "a score 0.71 [0.65, 0.77], n = 62"
+    assert readme.format_number(row) == "a score 0.71 [0.65, 0.77], n = 62"

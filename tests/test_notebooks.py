@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from helpers import inputs, publish
-from helpers.files import ROOT
+from harness import fingerprint
+from harness.files import ROOT
+from harness.publish import readme
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MEASURING = [path for path in BOOKS if not path.name.startswith("00")]
@@ -19,7 +20,7 @@ measuring = pytest.mark.parametrize("path", MEASURING, ids=lambda p: p.stem)
 
 
 def code_cells(path):
-    return [c for c in inputs.cells(path) if c["cell_type"] == "code"]
+    return [c for c in fingerprint.notebook_cells(path) if c["cell_type"] == "code"]
 
 
 def source(cell):
@@ -44,7 +45,7 @@ def test_every_code_cell_was_executed_in_order_without_error(path):
 
 @every
 def test_cells_are_short_and_define_nothing_long(path):
-    cells = inputs.cells(path)
+    cells = fingerprint.notebook_cells(path)
     assert len(cells) <= 36, len(cells)
     for cell in code_cells(path):
         lines = source(cell).splitlines()
@@ -57,7 +58,7 @@ def test_cells_are_short_and_define_nothing_long(path):
 
 @every
 def test_prose_comes_before_code(path):
-    kinds = [cell["cell_type"] for cell in inputs.cells(path)]
+    kinds = [cell["cell_type"] for cell in fingerprint.notebook_cells(path)]
     assert kinds[0] == "markdown"
     assert kinds.count("markdown") * 2 >= kinds.count("code")
 
@@ -94,7 +95,7 @@ def test_verdicts_are_checked_by_nbval(path):
 @every
 def test_volatile_metadata_is_stripped(path):
     text = path.read_bytes()
-    assert publish.strip(text) == text
+    assert readme.strip(text) == text
 
 
 @measuring
@@ -115,4 +116,6 @@ def test_published_results_rest_on_the_code_as_it_is(path):
     number = path.stem.split("_")[0]
     kept = ROOT / "figures" / "mini" / f"{number}_provenance.json"
     about = json.loads(kept.read_text(encoding="utf-8"))
-    assert about["hashes"] == inputs.notebook_inputs(path), "run make reproduce publish"
+    assert about["hashes"] == fingerprint.notebook_inputs(path), (
+        "run make reproduce publish"
+    )

@@ -6,7 +6,7 @@ Their weights are scaled up so that greedy chains wander instead of repeating on
 import pytest
 import torch
 
-from helpers.files import ROOT
+from harness.files import ROOT
 from helpers.models import LM, load
 
 WORDS = [f"w{i}" for i in range(96)]

@@ -41,29 +41,50 @@ RELEASES = {
 SHARED = ("torch==2.13.0", "numpy==2.4.6")
 CSV = Path(__file__).resolve().parent.parent / "figures" / "version_matrix.csv"
 PACKAGES = ("torch", "numpy", "tokenizers", "huggingface_hub")
-COLUMNS = ("transformers", "architecture", "returned_length", "returned",
-           "lost_by_slicing", "ids_equal_embeds", "one_vector", "python", *PACKAGES)
+COLUMNS = (
+    "transformers",
+    "architecture",
+    "returned_length",
+    "returned",
+    "lost_by_slicing",
+    "ids_equal_embeds",
+    "one_vector",
+    "python",
+    *PACKAGES,
+)
 PROMPT, NEW, SEED = (5, 23, 7, 61, 40, 12), 8, 0
 
 
 # --- inside a throw-away environment -------------------------------------------------
+
 
 def tiny_model(architecture: str):
     """A random two-layer model with bos and eos set, in evaluation mode."""
     import torch
     import transformers
 
-    shared = {"vocab_size": 97, "bos_token_id": 1, "eos_token_id": 2,
-              "initializer_range": 0.5, "tie_word_embeddings": True}
+    shared = {
+        "vocab_size": 97,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.5,
+        "tie_word_embeddings": True,
+    }
     if architecture == "gpt2":
-        config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4,
-                                         n_positions=64, **shared)
+        config = transformers.GPT2Config(
+            n_embd=32, n_layer=2, n_head=4, n_positions=64, **shared
+        )
         cls = transformers.GPT2LMHeadModel
     else:
         config = transformers.Qwen2Config(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=64, **shared)
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            **shared,
+        )
         cls = transformers.Qwen2ForCausalLM
     torch.manual_seed(SEED)
     return cls(config).eval()
@@ -96,10 +117,13 @@ def returned_tokens(model):
     assert model.config.eos_token_id not in new, "this seed meets EOS: choose another"
     out = model.generate(inputs_embeds=embeds, max_new_tokens=NEW, do_sample=False)
     out = out[0].tolist()
-    kinds = {"new only": new, "BOS + new": [model.config.bos_token_id, *new],
-             "prompt + new": [*PROMPT, *new]}
+    kinds = {
+        "new only": new,
+        "BOS + new": [model.config.bos_token_id, *new],
+        "prompt + new": [*PROMPT, *new],
+    }
     kind = next((name for name, tokens in kinds.items() if tokens == out), "other")
-    kept = out[len(PROMPT):]
+    kept = out[len(PROMPT) :]
     lost = NEW - len(kept) if kind != "other" else "unknown"
     return {"returned_length": len(out), "returned": kind, "lost_by_slicing": lost}
 
@@ -122,8 +146,13 @@ def one_vector(model):
     assert right != repeated, "this seed cannot tell right from repeated"
     out = model.generate(inputs_embeds=vector, max_new_tokens=NEW, do_sample=False)
     new = out[0].tolist()[-NEW:]
-    return {"one_vector": "right" if new == right
-            else "repeated" if new == repeated else "other"}
+    return {
+        "one_vector": "right"
+        if new == right
+        else "repeated"
+        if new == repeated
+        else "other"
+    }
 
 
 def rows_here():
@@ -133,12 +162,17 @@ def rows_here():
     versions = {name: metadata.version(name).split("+")[0] for name in PACKAGES}
     rows = []
     for architecture in ("gpt2", "qwen2"):
-        row = {"transformers": metadata.version("transformers"),
-               "architecture": architecture, "python": platform.python_version(),
-               **versions}
-        for check, columns in ((returned_tokens, COLUMNS[2:5]),
-                               (equal_logits, COLUMNS[5:6]),
-                               (one_vector, COLUMNS[6:7])):
+        row = {
+            "transformers": metadata.version("transformers"),
+            "architecture": architecture,
+            "python": platform.python_version(),
+            **versions,
+        }
+        for check, columns in (
+            (returned_tokens, COLUMNS[2:5]),
+            (equal_logits, COLUMNS[5:6]),
+            (one_vector, COLUMNS[6:7]),
+        ):
             try:
                 with torch.no_grad():
                     row |= check(tiny_model(architecture))
@@ -150,14 +184,20 @@ def rows_here():
 
 # --- the driver ----------------------------------------------------------------------
 
+
 def one_line(error) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:160]
 
 
 def run(command):
     """Run a command; its standard output, or a RuntimeError with its last line."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True,
-                          env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
     return done.stdout
@@ -173,13 +213,19 @@ def rows_of(release):
         venv.create(folder, with_pip=True)
         python = str(Path(folder, "Scripts" if os.name == "nt" else "bin", "python"))
         tokenizers, hub = RELEASES[release]
-        packages = [*SHARED, f"transformers=={release}", f"tokenizers=={tokenizers}",
-                    f"huggingface_hub=={hub}"]
+        packages = [
+            *SHARED,
+            f"transformers=={release}",
+            f"tokenizers=={tokenizers}",
+            f"huggingface_hub=={hub}",
+        ]
         try:
             run([python, "-m", "pip", "install", "--quiet", *packages])
         except RuntimeError as error:
-            raise SystemExit(f"version-matrix: could not install {' '.join(packages)}"
-                             f" ({error}); {CSV.name} is left as it was") from error
+            raise SystemExit(
+                f"version-matrix: could not install {' '.join(packages)}"
+                f" ({error}); {CSV.name} is left as it was"
+            ) from error
         try:
             return json.loads(run([python, __file__, "--row"]).splitlines()[-1])
         except RuntimeError as error:
@@ -189,8 +235,13 @@ def rows_of(release):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--versions", nargs="+", default=list(RELEASES),
-                        choices=RELEASES, metavar="VERSION")
+    parser.add_argument(
+        "--versions",
+        nargs="+",
+        default=list(RELEASES),
+        choices=RELEASES,
+        metavar="VERSION",
+    )
     parser.add_argument("--out", type=Path, default=CSV)
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,0 +1,187 @@
+"""What is asked of the models, as plain data: prompts, answers and frames.
+
+    SUITES   name -> Items; every suite but "writeup" has at least forty
+    FRAMES   name -> Frame; a text with a slot {x} that a word or a vector goes into
+
+The English is ordinary, so that any language model can be asked; the mini models'
+world (models/world.py) holds every fact asked for here, and a test checks that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain, product, zip_longest
+
+import numpy as np
+
+from models.facts import CAPITALS, JOURNEYS, NAMES
+
+
+@dataclass(frozen=True)
+class Item:
+    """One prompt of a suite; `gold` is the right answer, or "" where none is right."""
+
+    id: str
+    suite: str
+    prompt: str
+    gold: str = ""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A text around a slot. `chat`: it is a user's message and needs a template."""
+
+    name: str
+    text: str
+    chat: bool
+    source: str
+
+
+def _suite(name, pairs):
+    return tuple(Item(f"{name}-{i:03d}", name, *pair) for i, pair in enumerate(pairs))
+
+
+# The two prompts of Table 4.1.
+WRITE_UP = (("The capital of France is", "Paris"), ("2 plus 2 equals", "4"))
+# After these the next word is one of a few nouns or cities, and what follows depends on
+# which: reading the mixture, its top token, or nothing are three different outcomes.
+PEOPLE = (
+    "baker", "farmer", "teacher", "doctor", "painter", "sailor", "gardener", "tailor",
+    "nurse", "pilot", "miller", "hunter", "singer", "writer", "driver", "soldier",
+    "carpenter", "student", "lawyer", "merchant", "shepherd", "cook", "potter", "judge",
+)  # fmt: skip
+CHORES = ("feeds the", "paints the", "eats the", "carries the")
+# Word -> what it means in plain English: the content words that concept tokens hold.
+MEANINGS = {
+    "cat": "a small pet that purrs", "dog": "a loyal pet that barks",
+    "horse": "a large animal to ride", "cow": "a farm animal that gives milk",
+    "bird": "an animal with wings", "duck": "an animal that swims and flies",
+    "goat": "a farm animal with horns", "pig": "a pink farm animal",
+    "house": "a building to live in", "tree": "a tall plant with leaves",
+    "mountain": "a very high hill", "river": "a long stream of water",
+    "moon": "the light in the night sky", "flower": "the bright part of a plant",
+    "boat": "a small ship", "bridge": "a road over water",
+    "bread": "a baked food from flour", "apple": "a round sweet fruit",
+    "cheese": "a food made from milk", "soup": "a hot liquid food",
+    "egg": "food laid by a hen", "rice": "small white grains",
+    "fish": "an animal with fins", "cake": "a sweet baked treat",
+    "book": "pages to read", "lamp": "a thing that gives light",
+    "chair": "a seat with a back", "box": "a container with a lid",
+    "basket": "a container made of reeds", "coat": "warm clothes for winter",
+    "clock": "a machine that tells time", "cup": "a small thing to drink from",
+    "girl": "a young female child", "boy": "a young male child",
+    "woman": "a grown female person", "man": "a grown male person",
+    "king": "a man who rules", "queen": "a woman who rules",
+    "milk": "a white drink from cows", "car": "a machine with four wheels",
+    "key": "a thing that opens a lock", "table": "a flat top on legs",
+    "baker": "a person who bakes", "farmer": "a person who grows food",
+    "teacher": "a person who teaches", "doctor": "a person who heals",
+    "sailor": "a person who sails", "hunter": "a person who hunts",
+    "singer": "a person who sings", "soldier": "a person who fights",
+    "red": "the colour of blood", "small": "not big", "old": "not young",
+    "white": "the colour of snow", "black": "the colour of night",
+    "clean": "without dirt",
+}  # fmt: skip
+MEANINGS |= {city: f"the capital of {land}" for land, city in CAPITALS.items()}
+# (English, Spanish) nouns with their Spanish article, and verbs.
+SUBJECTS = (
+    ("cat", "El gato"), ("dog", "El perro"), ("girl", "La niña"), ("boy", "El niño"),
+    ("bird", "El pájaro"), ("horse", "El caballo"), ("cow", "La vaca"),
+    ("woman", "La mujer"), ("man", "El hombre"), ("king", "El rey"),
+    ("queen", "La reina"),
+)  # fmt: skip
+OBJECTS = (
+    ("bread", "el pan"), ("apple", "la manzana"), ("house", "la casa"),
+    ("book", "el libro"), ("river", "el río"), ("tree", "el árbol"),
+    ("milk", "la leche"), ("flower", "la flor"), ("car", "el coche"),
+    ("moon", "la luna"), ("mountain", "la montaña"),
+)  # fmt: skip
+VERBS = (
+    ("sees", "ve"), ("wants", "quiere"), ("has", "tiene"), ("finds", "encuentra"),
+    ("buys", "compra"), ("loves", "ama"), ("draws", "dibuja"),
+)  # fmt: skip
+
+
+def _spanish():
+    """All subjects with all verbs, the object moving on: 77 pairs."""
+    for i, ((who, quien), (verb, verbo)) in enumerate(product(SUBJECTS, VERBS)):
+        what, que = OBJECTS[(3 * i + i // 7) % len(OBJECTS)]
+        yield f"{quien} {verbo} {que}.", f"The {who} {verb} the {what}."
+
+
+def _instructions():
+    """A hundred and more chat instructions with their bare answers."""
+    spanish = tuple(_spanish())
+    ways = ("Please translate the following: {}", "Translate to English: {}")
+    for i, (es, en) in enumerate(spanish[:40]):
+        yield ways[i % 2].format(es), en
+    for es, en in spanish[40:60]:
+        yield f"Translate to Spanish: {en}", es
+    for _, en in spanish[60:76]:
+        yield f"Repeat: {en}", en
+    for land, city in list(CAPITALS.items())[:24]:
+        yield f"What is the capital of {land}?", f"{city}."
+    for i in range(20):
+        a, b = i % 10 + 2, (7 * i) % 11 + 1
+        yield f"What is {a} plus {b}?", f"{a + b}."
+
+
+_SUMS = [(2, 2)] + [(a, b) for a in range(1, 20, 2) for b in (1, 4, 7, 10, 13, 16, 19)]
+SUITES = {
+    "writeup": _suite("writeup", WRITE_UP),
+    "ambiguous": _suite(
+        "ambiguous",
+        [(f"The {who} {chore}",) for who, chore in product(PEOPLE, CHORES)]
+        + [(f"{who} {journey}",) for who, journey in product(NAMES, JOURNEYS)],
+    ),
+    "capitals": _suite(
+        "capitals",
+        [(f"The capital of {land} is", city) for land, city in CAPITALS.items()],
+    ),
+    "sums": _suite("sums", [(f"{a} plus {b} equals", str(a + b)) for a, b in _SUMS]),
+    "meanings": _suite("meanings", list(MEANINGS.items())),
+    "spanish": _suite("spanish", _spanish()),
+    "instructions": _suite("instructions", _instructions()),
+}
+# The write-up's frames (3.2) and two from the literature. The four words of the
+# identity list belong to no suite's answers.
+FRAMES = {
+    "instruction": Frame(
+        "instruction", "Please translate the following: {x}", True, "write-up 3.2"
+    ),
+    "completion": Frame(
+        "completion", "The meaning of {x} in plain English is", False, "write-up 3.2"
+    ),
+    "direct": Frame("direct", "{x}", False, "write-up 3.2"),
+    "patchscopes": Frame(
+        "patchscopes",
+        "seven -> seven; Canada -> Canada; painter -> painter; new -> new; {x} ->",
+        False,
+        "Ghandeharioun et al. 2024 (2401.06102)",
+    ),
+    "selfie": Frame(
+        "selfie",
+        "Repeat the word: {x} {x} {x} {x} {x}",
+        True,
+        "Chen et al. 2024 (2403.10949)",
+    ),
+}
+
+
+def prompt_suite(n: int) -> list[str]:
+    """The two prompts of Table 4.1, then `n` more: every second one is ambiguous, the
+    others are capitals and sums in turn. ValueError where n is more than there are."""
+    first = [item.prompt for item in SUITES["writeup"]]
+    pools = ("ambiguous", "capitals", "ambiguous", "sums")
+    taken = {name: iter(_spread(SUITES[name])) for name in set(pools)}
+    turns = zip_longest(*(taken[name] for name in pools))
+    others = [item.prompt for item in chain.from_iterable(turns) if item]
+    others = [prompt for prompt in others if prompt not in first]
+    if not 1 <= n <= len(others):
+        raise ValueError(f"n={n}: expected 1 to {len(others)} prompts beside the two")
+    return first + others[:n]
+
+
+def _spread(items):
+    """The items in a fixed order that does not follow the suite's."""
+    return [items[i] for i in np.random.default_rng(0).permutation(len(items))]

@@ -1,0 +1,75 @@
+"""Models with a known answer, for checks that must be able to say yes and no.
+
+random_model   tiny, random weights. GPT-2, Qwen2 and Llama see embeddings only;
+               Gemma 3n looks up a further vector by id in every layer
+looks_at_ids   a wrapper with a second, mechanical track: one id moves a logit
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from helpers.models import LM
+
+VOCAB = 97
+SIZES = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def random_model(architecture: str, seed: int = 0) -> LM:
+    """A two-layer model without a tokenizer; "gpt2", "qwen2", "llama" or "gemma3n".
+
+    Weights are larger than usual, so that different tokens give different logits.
+    """
+    import transformers as t
+
+    full = {"layer_types": ["full_attention"] * 2}
+    known = {
+        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, {
+            "vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4,
+            "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}),
+        "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config,
+                  SIZES | {"tie_word_embeddings": True}),
+        "llama": (t.LlamaForCausalLM, t.LlamaConfig,
+                  SIZES | {"tie_word_embeddings": False}),
+        "gemma3n": (t.Gemma3nForCausalLM, t.Gemma3nTextConfig, SIZES | full | {
+            "head_dim": 8, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
+            "vocab_size_per_layer_input": VOCAB, "num_kv_shared_layers": 0,
+            "activation_sparsity_pattern": [0.0, 0.0], "altup_num_inputs": 2}),
+    }  # fmt: skip
+    if architecture not in known:
+        raise ValueError(f"architecture {architecture!r}: expected one of {[*known]}")
+    build, config, sizes = known[architecture]
+    model = build(config(**sizes))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return LM(model.eval().requires_grad_(False), name=f"random {architecture}")
+
+
+def looks_at_ids(lm: LM, trigger: int, by: float = 1e-4) -> LM:
+    """The same model, but the id `trigger` in a prompt moves one of its last logits.
+
+    What Table 4.3 was read to mean, built on purpose, and as small as `by`.
+    """
+    return LM(_LooksAtIds(lm.model, trigger, by), lm.tokenizer, f"{lm.name}, planted")
+
+
+class _LooksAtIds(nn.Module):
+    def __init__(self, model, trigger, by):
+        super().__init__()
+        self.model, self.trigger, self.by = model, trigger, by
+        self.config, self.generation_config = model.config, model.generation_config
+        self.get_input_embeddings = model.get_input_embeddings
+        self.get_output_embeddings = model.get_output_embeddings
+
+    def forward(self, input_ids=None, **inputs):
+        out = self.model(input_ids=input_ids, **inputs)
+        if input_ids is not None:
+            seen = (input_ids == self.trigger).any(1)
+            out.logits[seen, -1, 2] += self.by
+        return out

@@ -1,0 +1,296 @@
+"""Charts: a tidy frame and the names of its columns -> a matplotlib Figure.
+
+    lines, scatter, bars, dots, heatmap, mixture_bars, table
+
+Each figure's `told` says in words what was drawn (helpers.told), for its alt text.
+House style: the Okabe-Ito colours, which colour-blind readers can tell apart, with a
+marker, line style or hatch beside each colour; type that is readable at half size.
+"""
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from harness import alt_text
+from harness.safe_text import readable, readable_sentence
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS, DASHES = (
+    "os^Dvp*",
+    ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 5))),
+)
+HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++")
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 15, "axes.titlesize": 16,
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True,
+    "lines.linewidth": 2.2, "lines.markersize": 8, "legend.frameon": False,
+    "legend.fontsize": 13,
+    "text.parse_math": False, "svg.hashsalt": "concept-tokens", "svg.fonttype": "path",
+}  # fmt: skip
+
+
+def styled(draw):
+    """Run a drawing function in the house style."""
+
+    def inner(*args, **kwargs):
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    inner.__doc__, inner.__name__ = draw.__doc__, draw.__name__
+    return inner
+
+
+def _figure(frame, panel, title, width=9.0, height=5.2):
+    """A Figure with one axes for each value of the panel column (at most six)."""
+    values = [None] if panel is None else list(dict.fromkeys(frame[panel]))
+    if not 1 <= len(values) <= 6:
+        raise ValueError(f"panel={panel!r}: {len(values)} values; expected 1 to 6")
+    columns = min(len(values), 2)
+    rows = -(-len(values) // columns)
+    figure = Figure(figsize=(width * (1 if columns == 1 else 1.5), height * rows))
+    figure.set_layout_engine("constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(values) :]:
+        axes.set_visible(False)
+    if panel is None:
+        grid[0].set_title(title)
+        return figure, [(grid[0], frame)]
+    figure.suptitle(title, x=0.01, ha="left")
+    for axes, value in zip(grid, values):
+        axes.set_title(readable(value, 60), fontsize=14)
+    return figure, [(axes, frame[frame[panel] == v]) for axes, v in zip(grid, values)]
+
+
+def _series(frame, by):
+    """(index, label, rows) of each series; one nameless series without `by`."""
+    if by is None:
+        return [(0, None, frame)]
+    labels = list(dict.fromkeys(frame[by]))
+    if len(labels) > len(COLOURS):
+        raise ValueError(
+            f"by={by!r}: {len(labels)} series; expected {len(COLOURS)} at most"
+        )
+    return [(i, v, frame[frame[by] == v]) for i, v in enumerate(labels)]
+
+
+def _finish(axes, xlabel, ylabel, reference):
+    for (label, y), dash in zip((reference or {}).items(), ("--", ":", "-.", "-") * 3):
+        axes.axhline(
+            y, color="#555555", linestyle=dash, linewidth=1.6, label=readable(label)
+        )
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    figure, (handles, labels) = axes.figure, axes.get_legend_handles_labels()
+    if labels and not figure.legends:  # once a figure, below it: never over the data
+        room = figure.get_figwidth() / (0.11 * (max(map(len, labels)) + 7))  # inches
+        columns = max(1, min(len(labels), int(room)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+
+
+@styled
+def lines(
+    frame, x, y, by=None, low=None, high=None, title="", xlabel="", ylabel="",
+    reference=None, panel=None, logx=False,
+):  # fmt: skip
+    """Lines of y over x, one a value of `by`, with interval bands from low to high."""
+    figure, panels = _figure(frame, panel, title)
+    for axes, part in panels:
+        for i, label, rows in _series(part, by):
+            colour, label = COLOURS[i], None if label is None else readable(label)
+            axes.plot(rows[x], rows[y], color=colour, marker=MARKERS[i],
+                      linestyle=DASHES[i], label=label)  # fmt: skip
+            if low and high:
+                axes.fill_between(rows[x], rows[low], rows[high], color=colour,
+                                  alpha=0.18, linewidth=0)  # fmt: skip
+        if logx:
+            axes.set_xscale("log")
+        _finish(axes, xlabel or x, ylabel or y, reference)
+    figure.told = alt_text.courses(frame, x, y, (panel, by), readable_sentence)
+    return figure
+
+
+@styled
+def scatter(
+    frame, x, y, by=None, title="", xlabel="", ylabel="", reference=None, panel=None,
+    diagonal="",
+):  # fmt: skip
+    """Points of y over x, one colour and marker a value of `by`.
+
+    diagonal: the name of the line y = x, where it is to be drawn.
+    """
+    figure, panels = _figure(frame, panel, title)
+    for axes, part in panels:
+        for i, label, rows in _series(part, by):
+            axes.scatter(rows[x], rows[y], s=34, color=COLOURS[i], marker=MARKERS[i],
+                         alpha=0.65, linewidths=0,
+                         label=None if label is None else readable(label))  # fmt: skip
+        if diagonal:
+            axes.axline((0, 0), slope=1, color="#555555", linestyle="--", linewidth=1.6,
+                        label=diagonal)  # fmt: skip
+        _finish(axes, xlabel or x, ylabel or y, reference)
+    figure.told = alt_text.clouds(frame, x, y, (panel, by), readable_sentence)
+    return figure
+
+
+def _ticks(values) -> dict:
+    labels = [readable(v) for v in values]
+    long = max(map(len, labels)) * len(labels) > 50
+    return {"labels": labels} | ({"rotation": 30, "ha": "right"} if long else {})
+
+
+@styled
+def bars(
+    frame, x, y, by=None, low=None, high=None, title="", xlabel="", ylabel="",
+    reference=None, panel=None,
+):  # fmt: skip
+    """Grouped bars of y for each x, one colour and hatch a value of `by`, intervals.
+
+    Where one of a group has no row, "not run" stands in its place: it is not a zero.
+    """
+    figure, panels = _figure(frame, panel, title)
+    for axes, part in panels:
+        places = {value: i for i, value in enumerate(dict.fromkeys(part[x]))}
+        series = _series(part, by)
+        wide = 0.8 / len(series)
+        for i, label, rows in series:
+            at = [places[v] - 0.4 + wide * (i + 0.5) for v in rows[x]]
+            axes.bar(at, rows[y], wide * 0.94, color=COLOURS[i], hatch=HATCHES[i],
+                     edgecolor="white", linewidth=0.8,
+                     label=None if label is None else readable(label))  # fmt: skip
+            if low and high:
+                reach = [rows[y] - rows[low], rows[high] - rows[y]]
+                axes.errorbar(at, rows[y], yerr=[r.clip(lower=0) for r in reach],
+                              fmt="none", ecolor="#222222", capsize=3)  # fmt: skip
+            for value in (v for v in places if v not in set(rows[x])):
+                axes.text(places[value] - 0.4 + wide * (i + 0.5), 0, " not run",
+                          rotation=90, ha="center", va="bottom", fontsize=11,
+                          color="#555555")  # fmt: skip
+        axes.set_xticks(list(places.values()), **_ticks(places))
+        axes.set_xlim(-0.6, len(places) - 0.4)
+        axes.grid(False, axis="x")
+        _finish(axes, xlabel, ylabel or y, reference)
+    figure.told = alt_text.values(frame, y, (panel, by, x), readable_sentence)
+    return figure
+
+
+@styled
+def dots(
+    frame, x, y, by=None, low=None, high=None, title="", xlabel="", reference=None
+):
+    """Points of x in rows y, top to bottom, with intervals; upright reference lines."""
+    places = {value: i for i, value in enumerate(dict.fromkeys(frame[y]))}
+    figure, [(axes, frame)] = _figure(frame, None, title, height=0.62 * len(places) + 2)
+    series = _series(frame, by)
+    for i, label, rows in series:
+        at = [places[v] + 0.34 * (i - (len(series) - 1) / 2) for v in rows[y]]
+        label = None if label is None else readable(label)
+        axes.plot(rows[x], at, MARKERS[i], color=COLOURS[i], markersize=9, label=label)
+        if low and high:
+            axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)
+    for (label, value), dash in zip((reference or {}).items(), DASHES):
+        axes.axvline(value, color="#555555", linestyle=dash, linewidth=1.6)
+        axes.annotate(readable(label), (value, 1), xycoords=("data", "axes fraction"),
+                      ha="center", va="bottom", fontsize=12)  # fmt: skip
+    axes.set_title(title, pad=24)
+    axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    _finish(axes, xlabel or x, "", None)
+    figure.told = alt_text.values(frame, x, (by, y), readable_sentence)
+    return figure
+
+
+@styled
+def heatmap(
+    frame, x, y, value, title="", xlabel="", ylabel="", label="", panel=None, digits=2
+):
+    """A grid of `value`, x across and y down, with each number written in its cell."""
+    figure, panels = _figure(frame, panel, title)
+    low, high = frame[value].min(), frame[value].max()
+    for axes, part in panels:
+        order = {c: list(dict.fromkeys(part[c])) for c in (x, y)}
+        grid = part.pivot(index=y, columns=x, values=value).loc[order[y], order[x]]
+        image = axes.imshow(grid.to_numpy(float), cmap="cividis", vmin=low, vmax=high,
+                            aspect="auto")  # fmt: skip
+        for (i, j), v in ((p, grid.iat[p]) for p in _places(grid.shape)):
+            dark = (v - low) < 0.6 * (high - low)
+            if grid.size <= 150 and pd.notna(v):
+                axes.text(j, i, f"{v:.{digits}f}", ha="center", va="center",
+                          fontsize=12, color="white" if dark else "black")  # fmt: skip
+        axes.set_xticks(range(len(order[x])), **_ticks(order[x]))
+        axes.set_yticks(range(len(order[y])), [readable(v) for v in order[y]])
+        axes.grid(False)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        figure.colorbar(image, ax=axes, label=label or value)
+    figure.told = alt_text.values(frame, value, (panel, y, x), readable_sentence)
+    return figure
+
+
+def _places(shape):
+    return [(i, j) for i in range(shape[0]) for j in range(shape[1])]
+
+
+@styled
+def mixture_bars(frame, step="step", token="token", prob="prob", panel=None, title=""):
+    """Each step's mixture as one bar: its tokens, widest first, the rest in grey."""
+    figure, panels = _figure(frame, panel, title, height=4.2)
+    for axes, part in panels:
+        steps = list(dict.fromkeys(part[step]))
+        for i, value in enumerate(steps):
+            rows, left = (
+                part[part[step] == value].sort_values(prob, ascending=False),
+                0.0,
+            )
+            for rank, (name, p) in enumerate(zip(rows[token], rows[prob])):
+                colour = COLOURS[rank % 6]
+                axes.barh(i, p, 0.78, left=left, color=colour, edgecolor="white",
+                          hatch=HATCHES[rank % 7])  # fmt: skip
+                room = int(p * (44 if panel is None else 30))
+                if room >= min(5, len(readable(name))):
+                    axes.text(left + p / 2, i, readable(name, room), ha="center",
+                              va="center", fontsize=13, color="black",
+                              bbox={"facecolor": "white", "edgecolor": "none",
+                                    "pad": 1.5, "alpha": 0.85})  # fmt: skip
+                left += p
+            axes.barh(i, max(0.0, 1 - left), 0.78, left=left, color="#DDDDDD")
+        axes.set_yticks(range(len(steps)), [str(s) for s in steps])
+        axes.set(xlim=(0, 1), xlabel="weight", ylabel=step)
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+    figure.told = alt_text.mixtures(frame, step, token, prob, panel, readable_sentence)
+    return figure
+
+
+@styled
+def table(frame, title="", most=44, split=None):
+    """A frame of text and rounded numbers as a picture. split: where cells break."""
+    rows = frame.itertuples(index=False)
+    text = [[_cell(v, most, split) for v in row] for row in rows]
+    heads = [str(c) for c in frame.columns]
+    lines = [[line for r in [heads, *text] for line in r[i].split("\n")]
+             for i in range(len(heads))]  # fmt: skip
+    widths = [max(map(len, column)) + 2 for column in lines]
+    tall = max((cell.count("\n") for row in text for cell in row), default=0)
+    room = len(text) * (1 + 0.6 * tall) + 2.4  # in lines
+    figure = Figure(figsize=(max(6.0, 0.135 * sum(widths)), 0.46 * room))
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 - 0.6 / room))
+    axes.axis("off")
+    drawn = axes.table(text, colLabels=heads, cellLoc="left", colLoc="left",
+                       bbox=(0, 0, 1, 1),
+                       colWidths=[w / sum(widths) for w in widths])  # fmt: skip
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(13)
+    for (row, _), cell in drawn.get_celld().items():
+        cell.set(edgecolor="#CCCCCC", facecolor="#EAF1F6" if row == 0 else "white")
+    figure.text(0.01, 0.99, title, va="top", fontsize=16)
+    figure.told = alt_text.cells([[c.replace("\n", ", ") for c in row] for row in text],
+                             heads, readable_sentence)  # fmt: skip
+    return figure
+
+
+def _cell(value, most: int, split=None) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    pieces = str(value).split(split) if split else [value]
+    return "\n".join(readable(piece, most) for piece in pieces)

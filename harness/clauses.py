@@ -1,0 +1,257 @@
+"""The rules of claims.csv: pure functions from measured parts to a verdict word.
+
+A row of claims.csv says in our words what the write-up states, which parts are
+measured, and the rule. A rule judges the write-up's statement, not our prediction.
+It is a list of clauses, separated by ';', each a keyword and a check:
+
+    needs CHECK [else REASON]   a precondition; where it fails the cell is "not tested"
+    holds CHECK                 one part of the write-up's statement
+    with CHECK                  its pattern, measured with the suspected step
+    without CHECK               the pattern gone, measured with that step alone removed
+
+A measured part is an estimate: value, 95 % interval (low, high), n. A check is
+answered yes, no or undecided (None), from the interval, so that a wide interval
+decides nothing; only value_between, count, monotone and matches look at the point.
+`margin` and `tolerance` stand for the row's columns.
+
+    at_most(x, t)           yes: high <= t. no: low > t
+    at_least(x, t)          yes: low >= t. no: high < t
+    above(x, y)             yes: low of x > high of y
+                            no: high of x <= high of y + margin
+    at_floor(x, y)          the negation of above(x, y)
+    any_at_least(t, x, ..)  at least one of the parts is at_least(t)
+    value_between(x, a, b)  a <= value <= b, the point estimate only (headroom)
+    count(x, n)             x was measured on at least n items
+    monotone(x, up|down)    over the doses x@d, no step goes back by more than margin
+    matches(x)              |x - paper_value of this cell| <= tolerance
+    cited                   literature: what the write-up says = what the source says
+
+One cell (a model, a frame, a support ...) is judged at a time:
+
+    any need not met                                 not tested, with that reason
+    every with- and every without-clause is yes      artefact
+    every holds-clause is yes                        reproduced
+    some are yes                                     partly
+    none is yes, at least one is no                  not reproduced
+    nothing could be decided                         not tested: interval too wide
+
+Cells that were tested make the claim (claims.py): all alike give that verdict; if any
+is reproduced or partly, partly; a mixture of artefact and not reproduced is not
+reproduced, because the pattern is then not there even with the step.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+VERDICTS = ("reproduced", "partly", "not reproduced", "artefact", "not tested")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One measured number with its interval, or the reason why there is none."""
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    reason: str = ""
+
+    def __str__(self):
+        exact = self.low == self.high
+        interval = "" if exact else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.value:.4g}{interval}"
+
+
+def at_most(x: Part, t: float) -> bool | None:
+    """Yes if the whole interval is at or below t, no if all of it is above."""
+    return True if x.high <= t else False if x.low > t else None
+
+
+def at_least(x: Part, t: float) -> bool | None:
+    """Yes if the whole interval is at or above t, no if all of it is below."""
+    return True if x.low >= t else False if x.high < t else None
+
+
+def above(x: Part, y: Part, margin: float) -> bool | None:
+    """Yes if the intervals are apart, x above; no if x cannot exceed y by margin."""
+    return True if x.low > y.high else False if x.high <= y.high + margin else None
+
+
+def at_floor(x: Part, y: Part, margin: float) -> bool | None:
+    """The negation of above."""
+    answer = above(x, y, margin)
+    return None if answer is None else not answer
+
+
+def any_at_least(t: float, *parts: Part) -> bool | None:
+    """At least one of the parts is at_least(t)."""
+    answers = [at_least(part, t) for part in parts]
+    return True if True in answers else None if None in answers else False
+
+
+def value_between(x: Part, a: float, b: float) -> bool:
+    """Whether the point estimate lies in [a, b]."""
+    return a <= x.value <= b
+
+
+def count(x: Part, n: float) -> bool:
+    """Whether x was measured on at least n items."""
+    return x.n >= n
+
+
+def monotone(series: list[Part], direction: str, margin: float) -> bool:
+    """Whether values over rising doses (three or more) never go back by more than
+    margin, and move by more than margin from the first dose to the last."""
+    sign = {"up": 1, "down": -1}[direction]
+    values = [sign * part.value for part in series]
+    steps = [b - a for a, b in zip(values, values[1:])]
+    return len(steps) > 1 and min(steps) >= -margin and sum(steps) > margin
+
+
+def matches(x: Part, paper: float, tolerance: float) -> bool:
+    """Whether the value is the paper's within the tolerance."""
+    return abs(x.value - paper) <= tolerance + 1e-12
+
+
+CHECKS = {
+    f.__name__: f
+    for f in (at_most, at_least, above, at_floor, any_at_least)
+    + (value_between, count, monotone, matches)
+}
+PHRASES = {  # check -> how yes, no and undecided read, between the part and the rest
+    at_most: ("is at most", "exceeds", "straddles"),
+    at_least: ("is at least", "falls short of", "straddles"),
+    above: ("is above", "is not above", "cannot be told from"),
+    at_floor: ("is not above", "is above", "cannot be told from"),
+    any_at_least: ("(one of them) reaches", "(none) reaches", "cannot be told from"),
+    value_between: ("is between", "is not between", ""),
+    count: ("was measured on at least", "was measured on fewer items than", ""),
+    monotone: ("goes steadily", "does not go steadily", ""),
+    matches: ("matches", "does not match", ""),
+}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """`keyword check(arguments) else otherwise` of a rule."""
+
+    keyword: str
+    check: str
+    arguments: tuple[str, ...]
+    otherwise: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The measured parts it speaks of."""
+        words = {"margin", "-margin", "tolerance", "up", "down"}
+        return [a for a in self.arguments if a not in words and not _is_number(a)]
+
+
+@dataclass(frozen=True)
+class ClauseResult:
+    """What a clause says of a cell: yes, no or undecided (None), as a sentence too."""
+
+    clause: Clause
+    yes: bool | None
+    said: str
+    part: Part
+    skipped: bool = False  # a part of it was declared not tested
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", text) is not None
+
+
+def parse_rule(rule: str) -> list[Clause]:
+    """The clauses of a rule; ValueError names the one that cannot be read."""
+    out = []
+    for text in filter(None, map(str.strip, rule.split(";"))):
+        shape = r"(needs|holds|with|without) (\w+)\((.*?)\)(?: else (.+))?"
+        found = re.fullmatch(shape, text)
+        if not found or found[2] not in CHECKS:
+            known = ", ".join(CHECKS)
+            raise ValueError(f"clause {text!r}: expected KEYWORD CHECK(...) of {known}")
+        arguments = tuple(a.strip() for a in found[3].split(","))
+        out.append(Clause(found[1], found[2], arguments, found[4] or ""))
+    return out
+
+
+def evaluate_clause(
+    clause: Clause, cell: dict[str, Part], numbers: dict[str, float]
+) -> ClauseResult:
+    """Answer a clause from a cell's parts. `numbers`: margin, tolerance, paper.
+
+    LookupError if a part was never recorded.
+    """
+    values = []
+    for a in clause.arguments:
+        if a.lstrip("-") in numbers:
+            values.append(-numbers[a[1:]] if a[0] == "-" else numbers[a])
+        elif a in ("up", "down"):
+            values.append(a)
+        elif _is_number(a):
+            values.append(float(a))
+        elif clause.check == "monotone":
+            values.append(_doses(a, cell))
+        elif a not in cell:
+            raise LookupError(f"not measured: {a}")
+        elif cell[a].reason:
+            return ClauseResult(clause, None, f"{a}: {cell[a].reason}", Part(), True)
+        else:
+            values.append(cell[a])
+    extra = {"above": "margin", "at_floor": "margin", "monotone": "margin"}
+    if clause.check == "matches":
+        values += [numbers["paper"], numbers["tolerance"]]
+    elif clause.check in extra:
+        values.append(numbers["margin"])
+    check = CHECKS[clause.check]
+    yes = check(*values)
+    first = next((v for v in values if isinstance(v, Part)), Part())
+    return ClauseResult(clause, yes, _sentence(clause, check, yes, cell, values), first)
+
+
+def _doses(part: str, cell: dict[str, Part]) -> list[Part]:
+    doses = {
+        float(name.split("@")[1]): dose
+        for name, dose in cell.items()
+        if name.startswith(f"{part}@")
+    }
+    if not doses or any(v.reason for v in doses.values()):
+        raise LookupError(f"not measured: {part}@dose")
+    return [doses[d] for d in sorted(doses)]
+
+
+def _sentence(clause: Clause, check, yes, cell, values) -> str:
+    """The clause with its numbers: 'score 0.7 [0.6, 0.8] exceeds 0.1'."""
+    verb = PHRASES[check][{True: 0, False: 1, None: 2}[yes]]
+    named = [f"{n.replace('_', ' ')} {cell[n]}" for n in clause.names if n in cell]
+    limits = [f"{v:.4g}" for v in values if isinstance(v, float)]
+    if check is monotone:
+        series = ", ".join(f"{part.value:.4g}" for part in values[0])
+        return f"{clause.arguments[0]} ({series}) {verb} {values[1]}"
+    if check is count:
+        name = clause.arguments[0].replace("_", " ")
+        return f"{name} {verb} {limits[0]} (n = {values[0].n})"
+    if check in (above, at_floor):
+        return f"{named[0]} {verb} {named[1]}"
+    if check is any_at_least:
+        return f"{', '.join(named)} {verb} {limits[0]}"
+    limits = limits if check is value_between else limits[:1]
+    return f"{named[0]} {verb} {' and '.join(limits)}"
+
+
+def cell_verdict(answers: list[ClauseResult]) -> str:
+    """The verdict of one cell whose needs are met."""
+
+    def of(keyword):
+        return [a.yes for a in answers if a.clause.keyword == keyword and not a.skipped]
+
+    if of("with") and of("without") and all(of("with") + of("without")):
+        return "artefact"
+    holds = of("holds")
+    if holds and all(holds):
+        return "reproduced"
+    if any(holds):
+        return "partly"
+    return "not reproduced" if False in holds else "not tested"

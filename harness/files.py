@@ -1,0 +1,105 @@
+"""Where things lie, and files that appear whole or not at all. Standard library only.
+
+    ROOT                the repository, found from this file
+    run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
+    write_whole         write aside, flush to disk, then rename
+    sweep               remove what a killed write_whole has left aside
+    visible             text with what could hide or steer a screen spelled out
+
+The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
+to stage its files (REPRODUCE_KEPT then says where the finished ones lie), the notebook
+tests to leave the working tree alone.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def check_set(set: str) -> str:
+    """Return `set` if it can name a folder; ValueError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", set):
+        raise ValueError(
+            f"SET={set!r}: use letters, digits, '.', '_' or '-', at most 40 of them"
+        )
+    return set
+
+
+def _place(kind: str, set: str, given: str) -> Path:
+    if given:
+        return Path(given)
+    return Path(os.environ.get("REPRODUCE_OUT", ROOT)) / kind / check_set(set)
+
+
+def run_dir(set: str, given: str = "") -> Path:
+    """The folder of a set's executed notebooks and measured rows."""
+    return _place("runs", set, given)
+
+
+def figures_dir(set: str, given: str = "") -> Path:
+    """The folder of a set's figures, their data and verdicts.csv."""
+    return _place("figures", set, given)
+
+
+def kept_dir(set: str) -> Path:
+    """Where finished notebooks' figures and rows are kept while another one runs."""
+    return Path(os.environ.get("REPRODUCE_KEPT", ROOT)) / "figures" / check_set(set)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write `content` to `path` so that a reader sees all of it or none of it."""
+    path, text = Path(path), isinstance(content, str)
+    data = content.encode("utf-8", "backslashreplace") if text else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what killed runs have left aside, where no one else is writing."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\w+\.\w{8}", path.name) and path.is_file():
+            path.unlink()
+
+
+def is_disk_full(folder: Path) -> bool:
+    """Whether the disk that holds `folder` has less than 8 MiB left."""
+    return shutil.disk_usage(folder).free < 2**23
+
+
+def check_writable(folder: Path) -> None:
+    """OSError unless a file can be written to `folder` and the disk has room."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+    if is_disk_full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def digest(*contents: str | bytes | Path) -> str:
+    """First 16 hex digits of the SHA-256 of strings, bytes and files, in order."""
+    total = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            data = content.encode("utf-8") if isinstance(content, str) else content
+            total.update(hashlib.sha256(data).digest())
+    return total.hexdigest()[:16]

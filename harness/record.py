@@ -1,0 +1,98 @@
+"""What a notebook keeps: one Recorder a notebook.
+
+    recorder = Recorder("01_generation", globals())   first thing after the parameters
+    lms = recorder.load_models()                      BASE and INSTRUCT, by folder name
+    recorder.add("G1", {"mismatch": estimate}, cell)  measured parts of a claim
+    recorder.add_not_tested("R2", reason, cell=cell)  or why there are none
+    recorder.save_figure(figure, frame, "01_norms", alt, "G3 G4")
+    recorder.show_parts("G1")                         the rows recorded so far, as a table
+    recorder.show_verdict("G1", "G2")                 verdict and finding, in words
+    recorder.finish()                                 write the rows and provenance, show all
+
+What is displayed carries, under METADATA_KEY in its output's metadata, which figure or
+which claims it shows, so that nobody has to read a notebook's source to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import claims, figures, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import Image
+
+    from helpers.models import LM
+
+METADATA_KEY = "concept_tokens"
+
+
+class Recorder:
+    """Collects a notebook's measured rows and figures under its own parameters.
+
+    notebook: its file name without the ending. namespace: the notebook's globals(), of
+    which the names in capitals are taken as its parameters; so make it right after the
+    parameters cell.
+    """
+
+    def __init__(self, notebook: str, namespace: Mapping[str, object]):
+        self.notebook = notebook
+        self.parameters = {k: v for k, v in namespace.items() if k.isupper()}
+        self.set_name = str(self.parameters["SET"])
+        self.run_dir = str(self.parameters.get("RUN_DIR", ""))
+        self.figures_dir = str(self.parameters.get("FIGURES_DIR", ""))
+        self.rows: list[dict] = []
+        self.models: dict[str, LM] = {}
+
+    def load_models(self) -> dict[str, LM]:
+        """Load BASE and, unless it is "", INSTRUCT -> model by its folder's name."""
+        from helpers.models import load
+
+        asked = {role: self.parameters.get(role) for role in ("BASE", "INSTRUCT")}
+        how = self.parameters["DEVICE"], self.parameters["DTYPE"]
+        self.models = {r.lower(): load(name, *how) for r, name in asked.items() if name}
+        return {Path(lm.name).name: lm for lm in self.models.values()}
+
+    def add(self, claim: str, estimates: Mapping[str, object], cell: str = "") -> None:
+        """Record parts of a claim: name -> Estimate. cell: the model, frame, ... ."""
+        for part, estimate in estimates.items():
+            self.rows.append(claims.measured(claim, part, estimate, cell=cell))
+
+    def add_not_tested(
+        self, claim: str, reason: str, part: str = "", cell: str = ""
+    ) -> None:
+        """Record why a part, a cell (no part) or a whole claim was not tested."""
+        self.rows.append(claims.not_tested(claim, reason, part, cell))
+
+    def save_figure(
+        self, figure, frame: pd.DataFrame, name: str, alt: str, claim_ids: str = ""
+    ) -> Image:
+        """Save NN_name .png .svg .csv .alt.json; return the picture for display."""
+        image = figures.save(
+            figure, frame, name, alt, self.set_name, claim_ids, self.figures_dir
+        )
+        image.metadata = {**(image.metadata or {}), METADATA_KEY: {"figure": name}}
+        return image
+
+    def show_parts(self, claim: str) -> None:
+        """Display the rows recorded for a claim."""
+        import pandas as pd
+        from IPython.display import display
+
+        frame = pd.DataFrame(self.rows)
+        display(frame[frame.claim == claim].set_index("claim").loc[:, "cell":"n"])
+
+    def show_verdict(self, *claim_ids: str) -> None:
+        """Display verdict and finding of claims, from the rows recorded so far."""
+        tables.display_verdict(self.rows, self.set_name, *claim_ids)
+
+    def finish(self) -> None:
+        """Write the measured rows and the provenance; print and display the verdicts."""
+        claims.record(self.rows, self.set_name, self.notebook, self.run_dir)
+        figures.provenance(
+            self.notebook, self.set_name, self.parameters, self.models, self.figures_dir
+        )
+        tables.display_table(self.notebook, self.set_name, self.run_dir)

@@ -1,0 +1,32 @@
+"""Facts and names that the mini corpus states and the evaluation prompts ask for.
+
+Plain data, imported by `world` and `english` (what is trained) and by
+`experiments.prompts` (what is asked), so that neither needs the other.
+"""
+
+CAPITALS = {
+    "France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Germany": "Berlin",
+    "Japan": "Tokyo", "Peru": "Lima", "Norway": "Oslo", "Greece": "Athens",
+    "Austria": "Vienna", "Portugal": "Lisbon", "Poland": "Warsaw",
+    "Hungary": "Budapest", "Sweden": "Stockholm", "Finland": "Helsinki",
+    "Denmark": "Copenhagen", "Ireland": "Dublin", "Egypt": "Cairo",
+    "Kenya": "Nairobi", "Cuba": "Havana", "Chile": "Santiago", "Canada": "Ottawa",
+    "Russia": "Moscow", "China": "Beijing", "India": "Delhi", "Turkey": "Ankara",
+    "Iran": "Tehran", "Iraq": "Baghdad", "Syria": "Damascus", "Nepal": "Kathmandu",
+    "Vietnam": "Hanoi", "Thailand": "Bangkok", "Belgium": "Brussels",
+    "Bulgaria": "Sofia", "Romania": "Bucharest", "Serbia": "Belgrade",
+    "Ukraine": "Kyiv", "Croatia": "Zagreb", "Colombia": "Bogota",
+    "Ecuador": "Quito", "Morocco": "Rabat", "Ghana": "Accra", "Senegal": "Dakar",
+    "Jordan": "Amman", "Lebanon": "Beirut",
+}  # fmt: skip
+NAMES = (
+    "Ana", "Marta", "Peter", "John", "Laura", "David", "Emma", "Lucas", "Clara",
+    "Hugo", "Nora", "Oscar", "Irene", "Simon", "Alice", "Victor",
+)  # fmt: skip
+JOURNEYS = ("travels to", "comes back from")
+# The English words of 0 to 19.
+NUMBERS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
+    "seventeen", "eighteen", "nineteen",
+)  # fmt: skip

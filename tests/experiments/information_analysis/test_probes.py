@@ -1,0 +1,152 @@
+"""Probes on planted data find what is there, and nothing where nothing is. Noise."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments.information_analysis import noise, probes
+
+RNG = np.random.default_rng(0)
+N = 600
+GROUP = np.repeat(np.arange(10), N // 10)
+X = RNG.standard_normal((N, 8))
+
+
+def score(features, target):
+    guess = probes.ridge(features, target, GROUP)
+    return probes.r2(target, guess, probes.mean_prediction(target, GROUP))
+
+
+def test_ridge_finds_a_planted_direction_and_its_noise_ceiling():
+    signal = X @ np.arange(8.0)
+    assert score(X, signal) > 0.999
+    noisy = signal + RNG.standard_normal(N) * signal.std()  # half the variance is noise
+    assert score(X, noisy) == pytest.approx(0.5, abs=0.08)
+
+
+def test_shuffled_labels_give_nothing():
+    assert score(X, RNG.permutation(X @ np.arange(8.0))) < 0.02
+
+
+def test_a_template_that_gives_the_answer_away_is_no_help_when_held_out():
+    target = RNG.standard_normal(10)[GROUP]  # constant within a template
+    found = probes.Positions({}, target, GROUP, GROUP, GROUP, GROUP, GROUP)
+    assert score(probes.token_features(found), target) <= 0.02
+
+
+def test_logistic_finds_planted_classes():
+    target = 10 + X[:, :3].argmax(1)
+    assert probes.accuracy(target, probes.logistic(X, target, GROUP)) > 0.9
+    shuffled = probes.logistic(X, RNG.permutation(target), GROUP)
+    assert probes.accuracy(target, shuffled) < 0.45
+
+
+def test_no_template_is_on_both_sides():
+    for train, test in probes.folds(GROUP):
+        assert not set(GROUP[train]) & set(GROUP[test])
+    with pytest.raises(ValueError, match="1 template"):
+        probes.folds(np.zeros(5))
+
+
+def test_a_template_is_what_the_prompts_share():
+    prompts = [f"The capital of {x} is" for x in "ABCDEFGHIJKL"]
+    prompts += ["2 plus 2 equals"] * 6
+    found = probes.templates(prompts)
+    assert found[:12] == ["The capital of _ is"] * 12
+    assert found[12:] == ["_ plus _ equals"] * 6
+
+
+def test_common_keeps_the_most_frequent_classes():
+    classes = np.array([4, 4, 4, 7, 7, 1])
+    assert probes.commonest_classes(classes, 2).tolist() == [True] * 5 + [False]
+
+
+def test_positions_line_up_with_what_was_predicted_before_each_token():
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)).eval()  # fmt: skip
+    ids = [5, 6, 7, 8, 9]
+    texts = [([3, 1, 4, 1, 5], 4, "c"), (ids, 3, "a"), (ids[:4], 2, "b")]
+    found = probes.positions(model, texts, [0, 2])
+    assert found.group.tolist() == list("bbcaa")  # shorter texts first
+    assert found.token.tolist() == [7, 8, 5, 8, 9]
+    assert found.before.tolist() == [6, 7, 1, 7, 8]
+    assert found.step.tolist() == [0, 1, 0, 0, 1]
+    out = model(torch.tensor([ids]), output_hidden_states=True)
+    p = out.logits[0, 2].detach().softmax(-1)
+    assert found.entropy[3] == pytest.approx(float(-(p * p.log()).sum()), abs=1e-5)
+    assert found.runner_up[3] == int(p.topk(2).indices[1])
+    state = out.hidden_states[2][0, 3].detach()
+    assert np.allclose(found.hidden[2][3], state, atol=1e-5)
+
+
+def test_probes_are_summed_up_against_the_best_baseline():
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2,
+                   bos_token_id=0, eos_token_id=0)).eval()  # fmt: skip
+    texts = [(RNG.integers(0, 12, 9).tolist(), 3, f"t{i % 6}") for i in range(60)]
+    table = probes.compare_probes(model, texts, [1, 2], main=1)
+    score, gains = probes.summarise_probes(table, main=1)
+    assert list(gains) == ["entropy_gain", "runner_up_gain", "shuffled_r2"]
+    assert all(gain.n > 100 for gain in gains.values())  # positions, not templates
+    value = score[score.probe == "H(p_t), R2"].set_index("features").value
+    best = max(value[["token + template", "random init", "shuffled labels"]])
+    assert gains["entropy_gain"].value == pytest.approx(value["layer 1"] - best)
+    assert gains["shuffled_r2"].value < 0.05
+
+
+def test_the_gain_is_over_the_best_baseline_of_each_probe():
+    nan = float("nan")
+    sets = {  # squared errors of four positions, and whether the runner-up was named
+        "layer 1": ([0.5, 0.5, 0, 0], [1, 1, 1, nan]),
+        "layer 2": ([0, 0, 0, 0], [nan] * 4),
+        "token + template": ([0.5] * 4, [0, 0, 1, nan]),
+        "random init": ([1.0] * 4, [1, 0, 1, nan]),
+        "shuffled labels": ([1.25] * 4, [0, 0, 0, nan]),
+    }
+    table = pd.concat([
+        pd.DataFrame({"features": name, "group": list("aabb"), "hit": hit, "se": se,
+                      "se_mean": 1.0}) for name, (se, hit) in sets.items()
+    ])  # fmt: skip
+    score, gains = probes.summarise_probes(table, main=1)
+    value = score.set_index(["probe", "features"]).value
+    assert value["H(p_t), R2"].to_dict() == {
+        "layer 1": 0.75, "layer 2": 1, "token + template": 0.5, "random init": 0,
+        "shuffled labels": -0.25,
+    }  # fmt: skip
+    assert value["runner-up, accuracy"].to_dict() == pytest.approx({
+        "layer 1": 1, "token + template": 1 / 3, "random init": 2 / 3,
+        "shuffled labels": 0,
+    })  # fmt: skip
+    # over the token for the entropy, over the random model for the runner-up
+    assert {name: (gain.value, gain.n) for name, gain in gains.items()} == {
+        "entropy_gain": (0.25, 4), "shuffled_r2": (-0.25, 4),
+        "runner_up_gain": (pytest.approx(1 / 3), 3),
+    }  # fmt: skip
+    entropy, second = gains["entropy_gain"], gains["runner_up_gain"]
+    assert (entropy.low, entropy.high) == (0, 0.5)  # one template, or the other
+    assert (second.low, second.high) == (0, 0.5)
+
+
+def test_the_parts_of_n5_by_hand():
+    rows = pd.DataFrame(
+        [("mixture", 0.0, 1.0, 1.0), ("mixture", 0.0, 2.0, 2.0),
+         ("mixture", 0.5, 3.0, 9.0), ("mixture", 0.5, 5.0, 9.0),
+         ("token", 0.0, 0.5, 1.5), ("token", 0.0, 0.5, 4.0),
+         ("token", 0.5, 1.0, 9.0), ("token", 0.5, 1.5, 9.0),
+         ("matched", 0.7, 9.0, 9.0), ("matched", 0.7, 9.0, 9.0)],
+        columns=["kind", "sigma", "nll", "nll_q"],
+    )  # fmt: skip
+    same = rows.assign(restored=True, nll=99.0, nll_q=99.0)  # no part of the claim
+    parts = noise.noise_parts(pd.concat([rows.assign(restored=False), same]))
+    assert {name: part.value for name, part in parts.items()} == {
+        "nll@0": 1.5, "nll@0.5": 4.0,
+        "nll_cost": -1.25,  # 1 - 1.5 and 2 - 4
+        "fragility": 1.75,  # 2 - 0.5 and 3 - 1
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""Recovery of mixture weights, on cases whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.information_analysis import weight_recovery
+
+
+def table(count=120, width=24, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, width)) + 0.5
+
+
+def planted(embed, indices, weights):
+    true = np.zeros(len(embed))
+    true[indices] = weights
+    return true, true @ embed
+
+
+def test_known_support_on_an_orthogonal_basis_is_exact():
+    weights, kappa = weight_recovery.known_support(
+        [0.5, 0.3, 0.2, 0], 2 * np.eye(4)[:3]
+    )
+    assert np.allclose(weights, [0.25, 0.15, 0.1]) and kappa == pytest.approx(1)
+
+
+def test_condition_number_is_the_ratio_of_the_axes():
+    assert weight_recovery.known_support(np.ones(2), np.diag([100.0, 1]))[1] == 100
+
+
+def test_more_rows_than_dimensions_is_never_called_determined():
+    assert weight_recovery.known_support(np.ones(3), np.ones((4, 3)))[1] == np.inf
+    assert weight_recovery.known_support(np.ones(3), np.ones((2, 3)))[1] > 1e12
+
+
+@pytest.mark.parametrize("shape", ["flat", "peaked"])
+def test_every_reader_finds_three_tokens(shape):
+    embed, weights = table(), weight_recovery.planted_weights(3, shape)
+    true, concept = planted(embed, [7, 50, 3], weights)
+    for found in (weight_recovery.nnls_recover(concept, embed),
+                  weight_recovery.omp_recover(concept, embed, 3)):  # fmt: skip
+        assert np.allclose(found, true, atol=1e-9)
+
+
+def test_column_generation_equals_the_whole_problem(monkeypatch):
+    embed = table(400, 16)
+    for seed in range(5):
+        point = np.random.default_rng(seed).standard_normal(16)  # outside the hull
+        whole = weight_recovery.nnls_recover(point, embed)
+        monkeypatch.setattr(weight_recovery, "WHOLE", 0)
+        assert np.allclose(weight_recovery.nnls_recover(point, embed), whole, atol=1e-8)
+        monkeypatch.undo()
+
+
+def test_a_doubled_row_cannot_be_told_from_its_twin():
+    embed = table()
+    embed[9] = embed[4]
+    _, concept = planted(embed, [4], [1.0])
+    found = weight_recovery.nnls_recover(concept, embed)
+    assert found[[4, 9]].sum() == pytest.approx(1)
+    assert weight_recovery.known_support(concept, embed[[4, 9]])[1] > 1e12
+
+
+def test_score_counts_the_weight_that_is_in_the_wrong_place():
+    got = weight_recovery.score([0.6, 0.3, 0.1, 0], [0.6, 0.2, 0.1, 0.1])
+    assert got["max_error"] == pytest.approx(0.1)
+    assert got["misplaced"] == pytest.approx(0.1) and not got["recovered"]
+    assert got["f1"] == pytest.approx(6 / 7)
+
+
+def test_flat_mixtures_break_before_the_width_and_peaked_later():
+    embed = torch.tensor(table(200, 32), dtype=torch.float32)
+    mixtures = weight_recovery.planted_mixtures(200, (2, 4, 16, 24), repeats=2)
+    rows = weight_recovery.recovery_rows(embed, mixtures, also="random")
+    found = rows[rows.method == "nnls"]
+    assert found[found.k <= 4].recovered.all()
+    flat = found[(found.label == "flat") & (found.dtype == "float32")]
+    assert weight_recovery.breaking_point(flat) in (16, 24)
+    assert not rows[rows.method == "random"].recovered.any()
+    known = rows[(rows.method == "known") & (rows.dtype == "float32")]
+    assert known.recovered.all() and np.isfinite(known.kappa).all()
+
+
+def test_known_support_error_is_bounded_by_kappa_times_rounding():
+    embed = torch.tensor(table(100, 32), dtype=torch.float32)
+    mixtures = weight_recovery.planted_mixtures(100, (2, 8, 24), repeats=3)
+    rows = weight_recovery.recovery_rows(embed, mixtures, also="random")
+    rows = rows[rows.method == "known"]
+    eps = rows.dtype.map({"float32": 2.0**-24, "bfloat16": 2.0**-8})
+    assert (rows.max_error <= rows.kappa * eps).all()
+    low = rows.groupby("dtype").max_error.mean()
+    assert low.float32 < 1e-5 < low.bfloat16
+
+
+def test_an_unknown_shape_is_refused():
+    with pytest.raises(ValueError, match="'round'.*'flat' or 'peaked'"):
+        weight_recovery.planted_weights(3, "round")

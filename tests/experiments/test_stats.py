@@ -1,0 +1,132 @@
+"""Intervals against known sampling distributions, divergences against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from experiments import metrics, stats
+
+
+def test_bootstrap_interval_is_that_of_the_normal_mean():
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    e = stats.bootstrap(values, seed=7)
+    error = values.std() / math.sqrt(400)
+    assert e.value == pytest.approx(values.mean()) and (e.n, e.seed) == (400, 7)
+    assert e.low == pytest.approx(e.value - 1.96 * error, abs=0.15 * error)
+    assert e.high == pytest.approx(e.value + 1.96 * error, abs=0.15 * error)
+
+
+def test_the_seed_decides_the_interval():
+    values = list(range(20))
+    assert stats.bootstrap(values, seed=1) == stats.bootstrap(values, seed=1)
+    assert stats.bootstrap(values, seed=1) != stats.bootstrap(values, seed=2)
+
+
+def test_groups_widen_the_interval_of_repeated_measurements():
+    values = np.repeat(np.random.default_rng(0).normal(size=10), 30)
+    alone = stats.bootstrap(values)
+    grouped = stats.bootstrap(values, groups=np.repeat(range(10), 30))
+    assert grouped.n == 10 and alone.n == 300
+    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
+
+
+def test_pairing_removes_what_the_items_share():
+    rng = np.random.default_rng(0)
+    item = rng.normal(scale=10, size=100)
+    a, b = item + 1 + rng.normal(scale=0.1, size=100), item
+    e = stats.paired_difference(a, b)
+    assert 0.9 < e.low < e.value < e.high < 1.1
+
+
+def test_ratio_and_scaled():
+    assert stats.ratio([1, 1, 1], [2, 2, 2]).value == 0.5
+    e = stats.normalised_score([0.5] * 5, [0.0] * 5, [1.0] * 5)
+    assert (e.value, e.low, e.high) == (0.5, 0.5, 0.5)
+    median = stats.bootstrap([1, 2, 9], lambda x: np.median(x, axis=-1))
+    assert median.value == 2
+
+
+def test_spearman_is_scipys_and_knows_its_groups():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 5, 300)  # with ties
+    b = a + 2 * rng.normal(size=300)
+    e = stats.spearman(a, b)
+    assert e.value == pytest.approx(spearmanr(a, b)[0], abs=1e-12)
+    assert e.low < e.value < e.high
+    copies = [np.repeat(x[:20], 15) for x in (a, b)]
+    grouped = stats.spearman(*copies, groups=np.repeat(range(20), 15))
+    alone = stats.spearman(*copies)
+    assert grouped.n == 20 and alone.n == 300
+    assert grouped.high - grouped.low > 3 * (alone.high - alone.low)
+    with pytest.raises(ValueError, match="constant"):
+        stats.spearman([1, 1, 1], [1, 2, 3])
+
+
+def test_whole_groups_are_drawn_whatever_their_sizes():
+    values, groups = [0.0] * 30 + [1.0] * 10, [0] * 30 + [1] * 10
+    e = stats.bootstrap(values, groups=groups)
+    assert (e.value, e.low, e.high, e.n) == (0.25, 0.0, 1.0, 2)
+    e = stats.ratio(values, [1.0] * 40, groups=groups)
+    assert (e.value, e.low, e.high, e.n) == (0.25, 0.0, 1.0, 2)
+
+
+@pytest.mark.parametrize("bad", [[], [1.0, math.nan], [[1.0]], [math.inf]])
+def test_bad_values_are_refused(bad):
+    with pytest.raises(ValueError, match="values"):
+        stats.bootstrap(bad)
+
+
+def test_bad_pairs_and_groups_are_refused():
+    with pytest.raises(ValueError, match="pair them"):
+        stats.paired_difference([1, 2], [1])
+    with pytest.raises(ValueError, match="groups"):
+        stats.bootstrap([1, 2], groups=["a"])
+    with pytest.raises(ValueError, match="sums to 0"):
+        stats.ratio([1, 2], [0, 0])
+    with pytest.raises(ValueError, match="probabilities"):
+        metrics.entropy(torch.tensor([0.5, -0.5]))
+
+
+def test_divergences_against_closed_forms():
+    fair, sure = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+    assert metrics.entropy(fair).item() == pytest.approx(math.log(2))
+    assert metrics.entropy_bits(torch.full((3, 8), 1 / 8)).tolist() == pytest.approx(
+        [3] * 3
+    )
+    assert metrics.kl_divergence(sure, fair).item() == pytest.approx(math.log(2))
+    assert metrics.kl_divergence(fair, sure).item() == math.inf
+    assert metrics.js_bits(sure, torch.tensor([0.0, 1.0])).item() == pytest.approx(1.0)
+    assert metrics.js_divergence(fair, fair).item() == 0.0
+
+
+weights = st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(
+    lambda w: sum(w) > 0.1
+)
+
+
+@settings(max_examples=50)
+@given(weights, weights)
+def test_js_is_symmetric_bounded_and_zero_only_for_equals(p, q):
+    p, q = torch.tensor(p), torch.tensor(q)
+    forward, back = metrics.js_bits(p, q).item(), metrics.js_bits(q, p).item()
+    assert forward == pytest.approx(back, abs=1e-12)
+    assert -1e-12 <= forward <= 1 + 1e-12
+    assert metrics.kl_divergence(p, q).item() >= 0
+
+
+def test_repetition_and_likeness():
+    assert metrics.distinct_n([1, 2, 3, 4], 2) == 1.0
+    assert metrics.distinct_n([1, 1, 1, 1], 2) == pytest.approx(1 / 3)
+    assert metrics.distinct_n([1], 2) == 1.0
+    assert metrics.loops([5, 6] * 20) and not metrics.loops(range(40))
+    assert metrics.rouge_l([1, 2, 3], [1, 3]) == pytest.approx(0.8)
+    assert metrics.rouge_l([], []) == 1.0 and metrics.rouge_l([1], []) == 0.0
+    assert metrics.token_agreement([1, 2, 3], [1, 9]) == pytest.approx(1 / 3)
+    assert metrics.token_agreement(torch.tensor([1, 2]), [1, 2]) == 1.0
+    with pytest.raises(ValueError, match="n=0"):
+        metrics.distinct_n([1], 0)

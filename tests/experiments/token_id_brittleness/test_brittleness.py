@@ -1,0 +1,226 @@
+"""Disturbed chat prompts: only what is named is touched; what is read off is right."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from experiments import scoring
+from experiments.prompts import Item
+from experiments.token_id_brittleness import dose_response, noise_radius, perturbations
+from harness import claims
+from helpers.models import LM
+
+TEMPLATE = "{% for m in messages %}<s> w90 {{ m.content }} </s> {% endfor %}<s> w91"
+
+
+@pytest.fixture(scope="module")
+def chat(tiny):
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    return LM(tiny.model, tokenizer, "tiny chat")
+
+
+@pytest.fixture(scope="module")
+def part(chat):
+    return perturbations.locate_markers(
+        chat, [Item("a", "s", "w10 w11 w12 w13", "w5")]
+    )[0]
+
+
+def test_a_prompt_is_taken_apart(part):
+    assert part.ids == [1, 93, 13, 14, 15, 16, 2, 1, 94]
+    assert part.positions["markers"] == [0, 6, 7]
+    assert len(part.positions["instruction words"]) == 3
+    assert set(part.positions["instruction words"]) <= {2, 3, 4, 5}
+    assert part.positions["template words"] == [1, 8]
+
+
+def test_an_instruction_that_the_template_also_holds_is_found_once(chat):
+    part = perturbations.locate_markers(chat, [Item("a", "s", "w90", "")])[0]
+    assert part.positions["instruction words"] == [2]
+
+
+def test_a_template_without_markers_is_refused(tiny, chat):
+    plain = LM(tiny.model, copy.deepcopy(chat.tokenizer), "plain")
+    plain.tokenizer.chat_template = "w1 {{ messages[0].content }}"
+    with pytest.raises(ValueError, match="no special tokens"):
+        perturbations.locate_markers(plain, [Item("a", "s", "w10", "w5")])
+
+
+@pytest.mark.parametrize("kind", perturbations.KINDS)
+def test_noise_touches_one_kind_and_has_the_size_it_says(chat, part, kind):
+    clean = perturbations.unchanged(chat, part)
+    moved = perturbations.with_noise(chat, part, kind, 2.0, [0, 1]) - clean
+    untouched = [i for i in range(len(clean)) if i not in part.positions[kind]]
+    assert (moved[untouched] == 0).all()
+    rms = clean.pow(2).mean(-1).sqrt()[part.positions[kind]]
+    size = moved[part.positions[kind]].pow(2).mean(-1).sqrt() / rms
+    assert (size > 1).all() and (size < 3).all()
+    assert torch.equal(perturbations.with_noise(chat, part, kind, 0.0, [0, 1]), clean)
+
+
+def test_noise_keeps_its_direction_over_doses(chat, part):
+    clean = perturbations.unchanged(chat, part)
+    one, two = (
+        perturbations.with_noise(chat, part, "markers", d, [3, 4]) - clean
+        for d in (1.0, 2.0)
+    )
+    assert torch.allclose(2 * one, two, atol=1e-5)
+
+
+def test_mixing_ends_on_another_ordinary_token(chat, part):
+    mixed = perturbations.interpolated(chat, part, "markers", 1.0, [0, 0])
+    for i in part.positions["markers"]:
+        row = (chat.embed == mixed[i]).all(-1).nonzero()
+        assert len(row) == 1 and row.item() not in perturbations.special_token_ids(chat)
+    still = perturbations.interpolated(chat, part, "markers", 0.0, [0, 0])
+    assert torch.equal(still, perturbations.unchanged(chat, part))
+
+
+def test_exchanging_and_deleting(chat, part):
+    e = chat.embed
+    turned = perturbations.with_swapped_tokens(chat, part, "markers")
+    assert torch.equal(turned, e[[2, 93, 13, 14, 15, 16, 1, 2, 94]])
+    words = perturbations.with_swapped_tokens(chat, part, "instruction words")
+    a, b = part.positions["instruction words"][:2]
+    ids = list(part.ids)
+    ids[a], ids[b] = ids[b], ids[a]
+    assert torch.equal(words, e[ids])
+    left = perturbations.with_tokens_removed(chat, part, "markers")
+    assert torch.equal(left, e[[93, 13, 14, 15, 16, 94]])
+
+
+def test_markers_as_text_are_no_markers(chat, part):
+    plain = perturbations.with_markers_as_text(
+        chat, part, perturbations.plain_words_for(chat)
+    )
+    rows = [(chat.embed == row).all(-1).nonzero()[0].item() for row in plain]
+    assert not {1, 2} & set(rows) and 93 in rows and len(rows) > len(part.ids)
+
+
+def test_following_needs_an_end_and_the_answer_before_it(tiny):
+    def follows(*ids, gold="w5."):
+        return scoring.follows_instruction(tiny, list(ids), gold)
+
+    assert follows(8, 2) == (True, True)  # w5 </s>
+    assert follows(8) == (False, False)  # no end
+    assert follows(9, 2) == (True, False)  # another answer
+    assert follows(58, 2) == (True, False)  # w55 holds w5, but is another word
+    assert follows(9, 8, 2) == (True, True)
+    assert follows(2) == (True, False)
+
+
+def frame(curves, doses=(0.0, 1.0, 2.0, 4.0)):
+    """A dose-response table: kind -> one 0/1 row an item, over four doses."""
+    rows = [
+        {"kind": kind, "item": i, "dose": d, "followed": bool(f)}
+        for kind, items in curves.items()
+        for i, item in enumerate(items)
+        for d, f in zip(doses, item)
+    ]
+    return pd.DataFrame(rows)
+
+
+STEP = [[1, 1, 0, 0]] * 20
+LATE = [[1, 1, 1, 0]] * 20
+NEVER = [[1, 1, 1, 1]] * 20
+SLOPE = [[1, 1, 0, 0]] * 10 + [[1, 1, 1, 0]] * 10
+
+
+def test_a_radius_is_where_half_is_lost():
+    table = frame({"markers": STEP, "instruction words": LATE, "other": NEVER})
+    assert noise_radius.noise_radius(table, "markers").value == 1.5
+    assert noise_radius.noise_radius(table, "instruction words").value == 3.0
+    assert noise_radius.noise_radius(table, "other").value == 4.0
+    assert noise_radius.noise_radius_ratio(table).value == 0.5
+    mixed = noise_radius.noise_radius(frame({"markers": SLOPE}), "markers")
+    assert mixed.value == 2.0 and mixed.low < 2.0 < mixed.high
+
+
+def test_parts_of_the_claim_are_all_there():
+    doses = (0.0, 0.25, 2.0, 4.0)
+    table = frame({"markers": SLOPE, "instruction words": LATE}, doses)
+    names = dict(zip(doses, ("as it is", "in plain words", "deleted", "mixed 50%")))
+    edited = table.rename(columns={"dose": "edit"}).replace({"edit": names})
+    found = noise_radius.noise_estimates(table, edited)
+    assert {n for n in claims.rule_parts("I4") if n != "format"} <= found.keys()
+    assert found["format_paraphrased"].value == 1 and found["format@2"].value == 0.5
+    assert found["markers_mixed_50"].value == 0
+    never = frame({"markers": NEVER, "instruction words": LATE}, doses)
+    assert "step_share" not in noise_radius.noise_estimates(never, edited)
+    nothing = noise_radius.noise_estimates(
+        frame({"markers": [[0] * 4] * 20}, doses), edited
+    )
+    assert nothing.keys() == {f"format@{dose:g}" for dose in doses}
+
+
+def test_a_step_is_told_from_a_slope():
+    assert noise_radius.step_share(frame({"markers": STEP})).value == 1.0
+    assert noise_radius.step_share(frame({"markers": SLOPE})).value == 0.5
+    with pytest.raises(ValueError, match="noise on markers does not lower the rate"):
+        noise_radius.step_share(frame({"markers": NEVER}))
+
+
+def test_a_rate_is_compared_with_the_clean_one_item_by_item():
+    table = frame({"markers": SLOPE})
+    half = noise_radius.share_of_clean(table, "dose", 0.0, 2.0)
+    assert half.value == 0.5 and half.low < 0.5 < half.high and half.n == 20
+
+
+def test_small_noise_is_told_from_large_and_kinds_from_each_other():
+    doses = (0.0, 0.25, 1.0, 2.0)
+    few = frame({"markers": [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0],
+                             [0, 0, 0, 0]],
+                 "instruction words": [[1, 1, 1, 0]] * 5}, doses)  # fmt: skip
+    names = dict(zip(doses, ("as it is", "in plain words", "deleted", "mixed 25%")))
+    edited = few.rename(columns={"dose": "edit"}).replace({"edit": names})
+    found = {
+        name: part.value
+        for name, part in noise_radius.noise_estimates(few, edited).items()
+    }
+    # the markers' rates are 0.8, 0.4, 0.2, 0: half is gone at 0.25, at 1.5 for words
+    assert found == pytest.approx({
+        "format@0": 0.8, "format@0.25": 0.4, "format@1": 0.2, "format@2": 0,
+        "format_small": 0.5, "step_share": 0.5, "radius_ratio": 0.25 / 1.5,
+        "radius_markers": 0.25, "radius_instruction_words": 1.5,
+        "markers_in_plain_words": 0.5, "markers_deleted": 0.25, "markers_mixed_25": 0,
+        "instruction_words_in_plain_words": 1, "instruction_words_deleted": 1,
+        "instruction_words_mixed_25": 0, "format_paraphrased": 0.5,
+    })  # fmt: skip
+
+
+def test_the_divergence_goes_from_the_clean_distribution(chat, part, monkeypatch):
+    clean = perturbations.unchanged(chat, part)
+
+    def logits(lm, rows, batch_size):
+        p = torch.zeros(len(rows), 100)
+        for row, x in zip(p, rows):  # ids 2, the end token, and 5
+            still = torch.equal(x, clean)
+            row[[2, 5]] = torch.tensor([0.5, 0.5] if still else [0.25, 0.75])
+        return p.log()
+
+    monkeypatch.setattr(dose_response, "next_logits", logits)
+    rows = dose_response.dose_response(chat, [part], (0.0, 1.0), ["markers"])
+    # 1/2 ln 2 + 1/2 ln 2/3; the other way round it is 1/4 ln 1/2 + 3/4 ln 3/2
+    assert rows.kl.tolist() == pytest.approx([0, np.log(4 / 3) / 2], abs=1e-6)
+    assert rows.p_end.tolist() == pytest.approx([0.5, 0.25])
+
+
+def test_the_whole_sweep_on_a_tiny_model(chat):
+    items = [Item(f"i{i}", "s", f"w{i} w{i + 1} w{i + 2}", "w5") for i in range(4)]
+    parts = perturbations.locate_markers(chat, items)
+    doses = dose_response.dose_response(chat, parts, doses=(0.0, 1.0))
+    assert len(doses) == 4 * 2 * 3
+    clean = doses[doses["dose"] == 0.0]
+    assert np.allclose(clean["kl"], 0, atol=1e-5)
+    assert (doses[doses["dose"] == 1.0]["kl"] > 1e-4).all()
+    edits = dose_response.edit_responses(chat, parts, mixes=(0.5,))
+    always = {"as it is", "mixed 50%", "exchanged", "deleted"}
+    text = {"in plain words", "spelled out"}
+    assert set(edits[edits["kind"] == "markers"]["edit"]) == always | text
+    assert set(edits[edits["kind"] != "markers"]["edit"]) == always
+    rates = noise_radius.rate_table(edits, ["kind", "edit"], "p_end")
+    assert rates["n"].eq(4).all() and rates["value"].between(0, 1).all()

@@ -1,0 +1,243 @@
+"""The identity checks: quiet on real architectures, loud on planted faults.
+
+And the parts of I1 to I3, by hand.
+"""
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.token_id_brittleness import (
+    equivalence_report,
+    generate_settings,
+    id_equivalence,
+    prompt_slicing,
+)
+from experiments.token_id_brittleness.id_equivalence import (
+    check_id_embedding_equivalence,
+)
+from experiments.token_id_brittleness.planted_models import (
+    VOCAB,
+    looks_at_ids,
+    random_model,
+)
+
+MARKER, OTHER = 7, 9
+
+
+def prompts(n=40, seed=0):
+    """Random id lists of 2 to 9 tokens, each holding the marker once at least."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 9, (n,), generator=generator).tolist()
+    return [
+        [MARKER, *torch.randint(0, VOCAB, (k,), generator=generator).tolist()]
+        for k in lengths
+    ]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "qwen2", "llama"])
+def lm(request):
+    return random_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return looks_at_ids(random_model("qwen2"), MARKER)
+
+
+def test_ids_equal_their_embeddings(lm):
+    frame = check_id_embedding_equivalence(lm, prompts(200))
+    assert frame["prompt"].tolist() == list(range(200))
+    assert frame["equal"].all() and (frame["max_difference"] == 0).all()
+
+
+def test_relabelling_changes_names_only(lm):
+    frame = id_equivalence.check_relabelling(lm, prompts())
+    assert frame["argmax_equal"].all() and frame["max_difference"].max() < 1e-5
+
+
+def test_a_copied_row_behaves_as_the_row(lm):
+    assert id_equivalence.check_copied_row(lm, prompts(), MARKER)["equal"].all()
+
+
+def test_behaviour_follows_a_swapped_row(lm):
+    frame = id_equivalence.check_swapped_row(lm, prompts(), OTHER, MARKER)
+    assert frame["follows_row"].all() and not frame["as_id"].any()
+
+
+def test_checks_leave_the_model_as_it_was(lm):
+    before = {name: p.clone() for name, p in lm.model.named_parameters()}
+    table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
+    tied = table.weight is head.weight
+    id_equivalence.check_relabelling(lm, prompts(3))
+    id_equivalence.check_copied_row(lm, prompts(3))
+    id_equivalence.check_swapped_row(lm, prompts(3), OTHER, MARKER)
+    after = dict(lm.model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (table.weight is head.weight) == tied
+
+
+def test_a_failing_check_hands_the_model_back():
+    lm = random_model("qwen2")
+    weight = lm.model.get_input_embeddings().weight
+    with pytest.raises(IndexError):
+        id_equivalence.check_swapped_row(lm, [[MARKER, VOCAB + 5]], OTHER, MARKER)
+    assert lm.model.get_input_embeddings().weight is weight
+
+
+def test_a_model_that_looks_at_ids_is_reported(planted):
+    """The change is 1e-4 of one logit at one position: argmax alone would miss it."""
+    mixed = prompts(20) + [[11, 12, 13]]  # the last one holds no trigger
+    frame = check_id_embedding_equivalence(planted, mixed)
+    assert len(frame) == 21 and not frame["equal"][:20].any() and frame["equal"][20]
+    assert (frame["max_difference"][:20] > 5e-5).all() and frame["argmax_equal"].all()
+
+
+def test_every_other_check_reports_it_too(planted):
+    assert not id_equivalence.check_relabelling(planted, prompts())["equal"].any()
+    assert (
+        id_equivalence.check_relabelling(planted, prompts())["max_difference"].min()
+        > 5e-5
+    )
+    assert not id_equivalence.check_copied_row(planted, prompts(), MARKER)[
+        "equal"
+    ].any()
+    without = [row for row in prompts() if OTHER not in row]  # else both sides have it
+    frame = id_equivalence.check_swapped_row(planted, without, OTHER, MARKER)
+    assert len(frame) > 30 and not frame["follows_row"].any()
+
+
+def test_one_planted_prompt_in_a_thousand_is_found():
+    planted = looks_at_ids(random_model("gpt2"), MARKER, by=1e-5)
+    many = [[3, 4, 5]] * 999 + [[3, MARKER, 5]]
+    frame = check_id_embedding_equivalence(planted, many)
+    assert frame.index[~frame["equal"]].tolist() == [999]
+
+
+def test_nan_is_a_mismatch():
+    lm = random_model("llama")
+    lm.model.get_output_embeddings().weight[5] = float("nan")
+    frame = check_id_embedding_equivalence(lm, [[1, 2]])
+    assert not frame["equal"][0] and frame["max_difference"].isna()[0]
+
+
+def test_per_layer_inputs_are_a_second_track():
+    """The honest exception: Gemma 3n looks up a further vector by id in every layer."""
+    lm = random_model("gemma3n")
+    assert not check_id_embedding_equivalence(lm, prompts(10))["equal"].any()
+    frame = id_equivalence.check_swapped_row(lm, prompts(10), OTHER, MARKER)
+    assert not frame["follows_row"].any()
+
+
+def test_prompts_without_the_token_are_no_test(lm):
+    frame = id_equivalence.check_copied_row(lm, [[MARKER, 3], [4, 5]], MARKER)
+    assert len(frame) == 1
+    with pytest.raises(ValueError, match="token 50 is in none of the prompts"):
+        id_equivalence.check_copied_row(lm, [[4, 5]], 50)
+
+
+def test_the_search_covers_special_ids_and_texts(lm):
+    rows = equivalence_report.search_prompts(lm, [[4, 5], [4, 5], [6]], n=300)
+    assert rows[:2] == [[4, 5], [6]] and len(rows) == 300
+    assert {i for row in rows for i in row} == set(range(VOCAB))
+
+
+def test_an_audit_finds_nothing_in_a_real_architecture(lm):
+    row = equivalence_report.equivalence_report(
+        lm, equivalence_report.search_prompts(lm, prompts(), n=120)
+    )
+    assert row["prompts"] == 120 and row["edited"] >= 40
+    assert row["counterexamples"] == row["copy_mismatches"] == 0
+    assert row["relabel_deviation"] < 1e-5 and row["relabel_mismatches"] == 0
+    assert row["follows_row"].value == 1
+    assert equivalence_report.equivalence_estimates(row)["counterexamples"] == (0, 120)
+
+
+def test_an_audit_tells_a_planted_model(planted):
+    row = equivalence_report.equivalence_report(
+        planted, equivalence_report.search_prompts(planted, prompts(), n=120)
+    )
+    assert row["counterexamples"] >= 40 and row["copy_mismatches"] == row["edited"]
+    assert row["relabel_deviation"] > 5e-5 and row["follows_row"].value < 0.5
+
+
+def test_a_reader_sees_the_answer_follow_the_row(tiny):
+    prompts = [[1, 13, 2, 14, 15, 1], [1, 20, 2, 30, 31, 1]]
+    table = equivalence_report.swapped_answers(tiny, prompts, max_new_tokens=6)
+    says = table.set_index(["prompt", "input rows"])["says"]
+    assert says["as it is", "their own"] == says["ids exchanged", "traded"]
+    assert says["as it is", "traded"] == says["ids exchanged", "their own"]
+    assert says["as it is", "their own"] != says["as it is", "traded"]
+
+
+def test_the_marker_is_a_special_token_that_prompts_really_hold(tiny):
+    chat, plain = [[1, 5, 6], [1, 6, 7]], [[5, 6], [5, 7]] * 20
+    assert (
+        equivalence_report.pick_marker(tiny, chat) == 1
+        and equivalence_report.pick_marker(tiny, plain + chat) == 5
+    )
+
+
+def test_a_marker_is_in_a_tenth_of_the_prompts_or_no_marker(tiny):
+    assert equivalence_report.pick_marker(tiny, [[1, 5]] + [[5]] * 9) == 1
+    assert equivalence_report.pick_marker(tiny, [[1, 5]] + [[5]] * 10) == 5
+    assert (
+        equivalence_report.pick_marker(tiny, [[1, 1, 1], [2], [2]]) == 2
+    )  # in most, not most often
+
+
+def test_the_parts_of_i2_count_the_prompts_that_they_were_measured_on():
+    row = {"model": "m", "prompts": 300, "edited": 70, "counterexamples": 2,
+           "relabel_deviation": 0.5, "relabel_mismatches": 3, "copy_mismatches": 4,
+           "follows_row": 0.9}  # fmt: skip
+    assert equivalence_report.equivalence_estimates(row) == {
+        "counterexamples": (2, 300), "relabel_deviation": (0.5, 100),
+        "relabel_mismatches": (3, 100), "copy_mismatches": (4, 70),
+        "follows_row": (0.9, 70),
+    }  # fmt: skip
+    assert equivalence_report.equivalence_estimates(row | {"prompts": 40})[
+        "relabel_mismatches"
+    ] == (3, 40)
+
+
+def test_the_parts_of_i1_are_shares_of_empty_texts():
+    texts = {  # two prompts a way
+        ("ids", "chat", "sliced"): ("a", " "), ("ids", "chat", "whole"): ("", ""),
+        ("embeds", "chat", "sliced"): ("", "\n"), ("embeds", "chat", "whole"): "ab",
+        ("ids", "plain", "sliced"): ("", ""), ("embeds", "plain", "whole"): ("", ""),
+        ("embeds", "plain", "sliced"): ("", "b"),
+    }  # fmt: skip
+    columns = ["input", "format", "decoded", "text"]
+    ways = [(*way, text) for way, both in texts.items() for text in both]
+    found = prompt_slicing.empty_parts(pd.DataFrame(ways, columns=columns))
+    assert {name: part.value for name, part in found.items()} == {
+        "ids_chat": 0.5, "embeds_chat_sliced": 1, "embeds_chat_whole": 0,
+        "embeds_plain_sliced": 0.5,
+    }  # fmt: skip
+
+
+def test_the_parts_of_i3_and_of_i1s_rivals_by_hand():
+    columns = ["difference", "format", "same", "empty"]
+    rows = [("bare", "chat", True, False), ("bare", "plain", True, True),
+            ("as published", "chat", False, True),
+            ("as published", "chat", True, False),
+            ("as published", "plain", False, True),
+            ("as published", "plain", False, True)]  # fmt: skip
+    compared = pd.DataFrame(rows, columns=columns)
+    differ = generate_settings.mismatch_estimates(compared)
+    assert {name: part.value for name, part in differ.items()} == {
+        "mismatch_bare": 0, "mismatch_as_published": 0.75,
+    }  # fmt: skip
+    single = pd.DataFrame({"refed_empty": [True, False, False, False]})
+    rivals = generate_settings.rival_estimates(compared, single)
+    assert {name: part.value for name, part in rivals.items()} == {
+        "empty_bare": 0, "empty_as_published": 0.5, "empty_one_vector_re-fed": 0.25,
+    }  # fmt: skip
+
+
+def test_bad_prompts_get_one_clear_line(lm):
+    with pytest.raises(ValueError, match="no prompts"):
+        check_id_embedding_equivalence(lm, [])
+    with pytest.raises(ValueError, match="prompt 2 is empty"):
+        check_id_embedding_equivalence(lm, [[1], []])

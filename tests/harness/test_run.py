@@ -1,0 +1,310 @@
+"""Running notebooks, shown on throw-away ones: resume, refusals, kills, two at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from harness import files, fingerprint
+from harness.publish import readme
+from harness.run import cli, notebook_process, options
+
+PARAMETERS = 'SET = "mini"\nBASE = "mini-gpt2"\nINSTRUCT = ""\nDEVICE = "auto"\n'
+PARAMETERS += 'DTYPE = "float32"\nSEED = 0\nN_PROMPTS = 60\nPAUSE = 0.0\n'
+BODY = """
+import sys, time; sys.path.insert(0, "{root}")
+from harness import files
+out = files.figures_dir(SET)
+files.write_whole(out / "{n}_first.csv", f"{{SEED}},{{N_PROMPTS}}")
+time.sleep(PAUSE)
+files.write_whole(out / "{n}_second.csv", "done")
+{extra}
+"""
+
+
+def write_notebook(folder, number, extra=""):
+    book = nbformat.v4.new_notebook()
+    tagged = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    body = BODY.format(root=files.ROOT, n=number, extra=extra)
+    book.cells = [tagged, nbformat.v4.new_code_cell(body)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.metadata["kernelspec"] = kernel
+    path = folder / f"{number}_trial.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+def command(place, *more):
+    base = [sys.executable, "-m", "harness.run", "reproduce", "--set", "trial"]
+    base += ["--base", str(place / "model"), "--notebooks", str(place / "notebooks")]
+    return [*base, *more]
+
+
+def environment(place):
+    extra = {"REPRODUCE_OUT": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | extra
+
+
+@pytest.fixture
+def go(place, capsys, monkeypatch):
+    """Run in this process; (status, what was printed, errors)."""
+    for name, value in environment(place).items():
+        monkeypatch.setenv(name, value)
+
+    def inner(*more):
+        status = cli.main(command(place, *more)[3:])
+        return (status, *capsys.readouterr())
+
+    return inner
+
+
+def figures(place):
+    folder = place / "figures" / "trial"
+    return {p.name: p.read_text() for p in folder.glob("0*")} if folder.exists() else {}
+
+
+def test_run_resume_and_rerun(place, go):
+    first = write_notebook(place / "notebooks", "01")
+    write_notebook(place / "notebooks", "02")
+    write_notebook(place / "notebooks", "00")
+    asked = ("-p", "N_PROMPTS=7", "--seed", "3", "--jobs", "2")
+    status, said, errors = go(*asked)
+    assert status == 0, errors
+    whole = {
+        "01_first.csv": "3,7", "01_second.csv": "done",
+        "02_first.csv": "3,7", "02_second.csv": "done",
+    }  # fmt: skip
+    assert figures(place) == whole
+    lines = [line for line in said.splitlines() if "_trial" in line]
+    assert len(lines) == 2 and all(" done " in line for line in lines)
+    assert "verdicts on trial" in said and "\nG1 " in said
+    assert (place / "figures" / "trial" / "verdicts.csv").exists()
+    assert not (place / "runs" / "trial" / ".staging").exists()
+    assert go(*asked)[1].count("up to date") == 2
+
+    # a changed notebook, a lost figure: those alone are run again
+    first = write_notebook(place / "notebooks", "01", extra="pass")
+    assert first.exists() and go(*asked)[1].count("up to date") == 1
+    (place / "figures" / "trial" / "02_second.csv").write_text("by hand")
+    assert go(*asked)[1].count("up to date") == 1
+    assert figures(place) == whole
+
+
+def test_a_failing_notebook_is_one_line_and_loses_nothing(place, go):
+    write_notebook(place / "notebooks", "01")
+    bad = 'raise ValueError("top_k=0: expected at least 1\\nmore")'
+    write_notebook(place / "notebooks", "02", extra=bad)
+    status, said, errors = go("--jobs", "2")
+    assert status == 1
+    line = next(x for x in said.splitlines() if x.startswith("02_trial"))
+    assert "ValueError: top_k=0: expected at least 1" in line and "more" not in line
+    assert set(figures(place)) == {"01_first.csv", "01_second.csv"}
+    assert not (place / "figures" / "trial" / "verdicts.csv").exists()
+    assert (place / "runs" / "trial" / "02_trial.failed.ipynb").exists()
+    assert "Traceback" not in said + errors
+
+
+@pytest.mark.parametrize("moment", [0.8, 3.0])
+def test_killed_at_any_moment_the_next_run_finishes(place, go, moment):
+    write_notebook(place / "notebooks", "01")
+    process = subprocess.Popen(
+        command(place, "-p", "PAUSE=1.5"), env=environment(place), cwd=files.ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shown = figures(place)
+    assert shown == {} or len(shown) == 2  # all of a notebook's files or none
+    status, _, errors = go("-p", "PAUSE=1.5")
+    assert status == 0, errors
+    assert figures(place) == {"01_first.csv": "0,60", "01_second.csv": "done"}
+
+
+def test_interrupt_is_one_line_and_leaves_no_process(place):
+    write_notebook(place / "notebooks", "01")
+    process = subprocess.Popen(
+        command(place, "-p", "PAUSE=60.0"), env=environment(place), cwd=files.ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # a shell that starts the tests in the background has its children ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    staging = place / "runs" / "trial" / ".staging"
+    deadline = time.monotonic() + 60
+    while not staging.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "stopped; the same command goes on from here"
+    assert not staging.exists()
+
+
+def test_two_runs_at_once_take_turns(place):
+    write_notebook(place / "notebooks", "01")
+    two = [
+        subprocess.Popen(
+            command(place, "-p", "PAUSE=0.5"), env=environment(place), cwd=files.ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    said = [p.communicate(timeout=120) for p in two]
+    assert [p.returncode for p in two] == [0, 0], said
+    both = "".join(out for out, _ in said)
+    assert both.count(" done ") == 1 and both.count("up to date") == 1
+
+
+def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    job = notebook_process.NotebookProcess(
+        place / "01_trial.ipynb", {}, {"SEED": 1}, seconds=2.04, peak=2**22
+    )
+    there, staged = place / "figures" / "trial", place / "staged"
+    old = ["01_lost.png", "01_kept.csv", "02_other.png", "verdicts.csv"]
+    for name in (*old, "010_more.png"):
+        files.write_whole(there / name, "old")
+    files.write_whole(staged / "figures" / "trial" / "01_kept.csv", "new")
+    files.write_whole(staged / "runs" / "trial" / "01_trial.measured.csv", "rows")
+    files.write_whole(staged / "runs" / "trial" / "01_trial.ipynb", "book")
+    notebook_process.commit_outputs(job, "trial", staged)
+    assert {p.name: p.read_text() for p in there.iterdir()} == {
+        "01_kept.csv": "new", "01_trial.measured.csv": "rows", "02_other.png": "old",
+        "verdicts.csv": "old", "010_more.png": "old",
+    }  # fmt: skip
+    done = json.loads((place / "runs" / "trial" / "01_trial.done.json").read_text())
+    assert (done["seconds"], done["peak_mb"]) == (2.0, 4)
+    names = ["figures/trial/01_kept.csv", "figures/trial/01_trial.measured.csv"]
+    names += ["runs/trial/01_trial.ipynb", "runs/trial/01_trial.measured.csv"]
+    assert list(done["outputs"]) == names and notebook_process.is_up_to_date(
+        job, "trial"
+    )
+    (there / "01_kept.csv").unlink()
+    assert not notebook_process.is_up_to_date(job, "trial")
+
+
+REFUSED = [
+    (["-p", "N_PROMTS=5"], "no notebook has a parameter 'N_PROMTS'"),
+    (["-p", "N_PROMPTS=few"], "expected int, like 60"),
+    (["-p", "BASE=x"], "has a setting of its own"),
+    (["-p", "nonsense"], "expected NAME=value"),
+    (["--dtype", "float8"], "expected one of float32"),
+    (["--device", "tpu"], "expected auto, cpu, cuda"),
+    (["--set", "../x"], "use letters"),
+    (["--base", "nowhere"], "no model 'nowhere'"),
+    (["--only", "09"], "no notebook '09'"),
+    (["--instruct", "{model}"], "no chat template"),
+    (["--set", "mini"], "a set of their own"),
+    (["--jobs", "-1"], "JOBS=-1"),
+]
+
+
+@pytest.mark.parametrize("more,message", REFUSED, ids=[m for _, m in REFUSED])
+def test_refusals_are_one_line_before_any_work(
+    place, more, message, capsys, monkeypatch
+):
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_notebook(place / "notebooks", "01")
+    more = [str(place / "model") if m == "{model}" else m for m in more]
+    assert cli.main(command(place, *more)[3:]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
+    assert not (place / "runs").exists() and not (place / "figures").exists()
+
+
+def test_refusals_come_before_torch():
+    code = (
+        "import sys; from harness.run import cli as run;"
+        "status = run.main(['reproduce', '--set', 'x', '--base', 'y', '--dtype', 'z']);"
+        "sys.exit(10 if 'torch' in sys.modules else status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=files.ROOT)
+    assert done.returncode == 2
+
+
+def test_output_that_cannot_be_written_is_one_line(place, capsys, monkeypatch):
+    write_notebook(place / "notebooks", "01")
+    (place / "blocked").write_text("a file where a folder should be")
+    monkeypatch.setenv("REPRODUCE_OUT", str(place / "blocked"))
+    assert cli.main(command(place)[3:]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    target = tmp_path / "a.csv"
+    files.write_whole(target, "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        files.write_whole(target, "new")
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_a_notebook_is_stale_when_anything_it_rests_on_changes(tmp_path, monkeypatch):
+    book = write_notebook(tmp_path, "01", extra="from harness import claims")
+    before = notebook_process.input_fingerprint(book, {}, {"BASE": "a"})
+    assert before == notebook_process.input_fingerprint(book, {}, {"BASE": "a"})
+    assert before != notebook_process.input_fingerprint(
+        book, {"SEED": 1}, {"BASE": "a"}
+    )
+    assert before != notebook_process.input_fingerprint(book, {}, {"BASE": "b"})
+    read = {p.name for p in fingerprint.code_files(book)}
+    assert {"claims.py", "clauses.py", "files.py"} <= read and "cli.py" not in read
+    saved = json.loads(book.read_text())
+    saved["cells"][1]["outputs"] = [
+        {"output_type": "stream", "name": "stdout", "text": "x"}
+    ]
+    saved["metadata"]["papermill"] = {"duration": 1}
+    book.write_text(json.dumps(saved))
+    assert before == notebook_process.input_fingerprint(book, {}, {"BASE": "a"})
+
+
+def test_a_notebooks_own_experiments_count_and_no_others():
+    read = fingerprint.code_files(fingerprint.NOTEBOOKS / "01_generation.ipynb")
+    rooms = {p.parent.name for p in read}
+    assert {"generation", "experiments", "helpers", "models", "harness"} == rooms
+
+
+def test_parameters_take_the_type_of_their_default(place):
+    book = write_notebook(place / "notebooks", "01")
+    asked = {"SET": "mini", "PAUSE": "2", "N_PROMPTS": "60", "BASE": "x"}
+    assert options.fit_parameters([book], asked) == [{"PAUSE": 2.0, "BASE": "x"}]
+
+
+def test_publishing_copies_outputs_without_what_changes(place, monkeypatch, capsys):
+    executed = json.loads(write_notebook(place / "notebooks", "01").read_text())
+    executed["metadata"]["papermill"] = {"duration": 1.0}
+    cell = executed["cells"][1]
+    cell["execution_count"], cell["metadata"]["execution"] = 2, {"iopub": "now"}
+    cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["seen\n"]}]
+    out = place / "runs" / "mini"
+    out.mkdir(parents=True)
+    (out / "01_trial.ipynb").write_text(json.dumps(executed))
+    monkeypatch.setenv("REPRODUCE_OUT", str(place))
+    monkeypatch.setattr(files, "ROOT", place)
+    monkeypatch.setattr(readme, "README", place / "README.md")
+    (place / "README.md").write_text("hand-written\n")
+    path = place / "notebooks" / "01_trial.ipynb"
+    job = notebook_process.NotebookProcess(path, {}, {})
+    with pytest.raises(ValueError, match="01_trial not up to date"):
+        readme.publish([job], lambda _: False)
+    with pytest.raises(ValueError, match="not up to date"):
+        readme.publish(
+            [notebook_process.NotebookProcess(path, {"SEED": 1}, {})], lambda _: True
+        )
+    readme.publish([job], lambda _: True)
+    text = path.read_text()
+    assert "seen" in text and '"execution_count": 2' in text
+    assert "papermill" not in text and "iopub" not in text
+    assert capsys.readouterr().out == "published notebooks/01_trial.ipynb\n"
+    readme.publish([job], lambda _: True)
+    assert capsys.readouterr().out == ""  # the same again changes nothing

@@ -1,0 +1,381 @@
+"""The site, built from a small executed notebook, and looked at in a browser."""
+
+import json
+import re
+import shutil
+import urllib.parse
+
+import nbformat
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from nbformat import v4 as nb
+
+from experiments import stats
+from harness import charts, claims, figures, files, safe_text, tables
+from harness.publish import notebook_html, sanitize, site
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
+STYLED = " style='color:#111;position:fixed' title='t'"
+STYLED += "><b style='background:url(https://example.org/a.png)'>b</b"
+PROSE = """# 02 Reading: can a model read what it writes?
+
+Claims R1 and R2. See [generation](01_generation.ipynb), [nowhere](../gone.md) and
+[the paper](https://arxiv.org/abs/2412.06769). <iframe src="https://example.org"></iframe>
+![away](https://example.org/pixel.png)
+"""
+ASKED = "## 1. Is it read (R1)?\n\nText $m=\\sum_i w_i E_i<b$ and $\\frac{$."
+
+
+def output(text=None, html=None, png=None, alt=None):
+    data = {"text/plain": text or "..."}
+    data |= {"text/html": html} if html else {}
+    data |= {"image/png": png} if png else {}
+    return nb.new_output("display_data", data=data)
+
+
+def notebook(picture):
+    """A notebook as the runner leaves it, with what a model could have written."""
+    import base64
+
+    wide = pd.DataFrame(
+        [[HOSTILE] + ["0.1234"] * 30], columns=[f"c{i}" for i in range(31)]
+    )
+    cells = [
+        nb.new_markdown_cell(PROSE),
+        nb.new_code_cell("SET = 'mini'  # the set", metadata={"tags": ["parameters"]}),
+        nb.new_markdown_cell(ASKED),
+        nb.new_code_cell(
+            'figures.save(fig, frame, "02_loop", alt="two bars", claims="R1")',
+            outputs=[output(png=base64.b64encode(picture).decode())],
+        ),
+        nb.new_code_cell(
+            "print(" + "'a very long line of code', " * 12 + ")",
+            outputs=[
+                nb.new_output(
+                    "stream", text=f"{HOSTILE}\n\u202eabc\x07 {'long ' * 60}\n"
+                ),
+                output(html=wide._repr_html_()),
+                nb.new_output(
+                    "display_data", data={notebook_html.WIDGET: {}, "text/plain": "V("}
+                ),
+                output(html=f"<p onclick='x()'{STYLED}>kept</p>{HOSTILE}"),
+            ],
+        ),
+        nb.new_code_cell('claims.record(rows, SET, "02_translation")'),
+    ]
+    for count, cell in enumerate(c for c in cells if c.cell_type == "code"):
+        cell.execution_count = count + 1
+    return nb.new_notebook(cells=cells)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A site of a set called `mine`, its folders, and the environment they need."""
+    root = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRODUCE_OUT", str(root))
+        frame = pd.DataFrame({"kind": ["mixture", "floor"], "value": [0.9, 0.1]})
+        figure = charts.bars(frame, x="kind", y="value", title="Reading")
+        alt = f"Bars: reading is far above its floor {HOSTILE}"
+        figures.save(figure, frame, "02_loop", alt=alt, claims="R1 R2", set="mine")
+        figures.save(figure, frame, "02_text", alt="The same as text", set="mine")
+        made = {"SET": "mine", "N_PROMPTS": 60}
+        figures.provenance("02_translation", "mine", made)
+        estimate = stats.Estimate(0.93, 0.91, 0.95, 62, 0)
+        rows = [
+            claims.measured("R1", part, estimate, cell="m")
+            for part in ("score", "gain")
+        ]
+        rows.append(claims.not_tested("R2", f"a model said {HOSTILE}"))
+        claims.record(rows, "mine", "02_translation")
+        kept = files.figures_dir("mine")
+        shutil.copy(files.run_dir("mine") / "02_translation.measured.csv", kept)
+        frame = tables.gather("mine")
+        frame.to_csv(kept / "verdicts.csv", index=False, float_format="%.4g")
+        book = files.run_dir("mine") / "02_translation.ipynb"
+        nbformat.write(notebook((kept / "02_loop.png").read_bytes()), book)
+        done = {
+            "outputs": {"figures/mine/02_loop.png": files.digest(kept / "02_loop.png")}
+        }
+        book.with_suffix(".done.json").write_text(json.dumps(done))
+        site.build("mine", root / "site")
+        yield root
+
+
+def text_of(built, name):
+    return (built / "site" / name).read_text(encoding="utf-8")
+
+
+def test_a_number_leads_to_its_row_cell_parameters_and_hashes(built):
+    index, evidence = text_of(built, "index.html"), text_of(built, "claims.html")
+    article = re.search(
+        r'<article class="claim [\w-]+" id="R1">.*?</article>', index, re.S
+    )
+    for part in ("not reproduced", "score 0.93 [0.91, 0.95] exceeds 0.1",
+                 'href="claims.html#R1"', 'href="02_translation.html#02_loop"',
+                 'href="02_translation.html#cell-3"'):  # fmt: skip
+        assert part in article[0], part
+    rows = (built / "site/data/02_translation.measured.csv").read_text().splitlines()
+    section = re.search(
+        r'<section class="claim [\w-]+" id="R1">.*?</section>', evidence, re.S
+    )
+    for line, part, *_ in re.findall(
+        r'"row">(\d+)</th><td>m</td><td>(\w+)', section[0]
+    ):
+        assert f",R1,m,{part},0.93" in rows[int(line) - 1]
+    assert "score, m: 0.93 (95 % interval 0.91 to 0.95), n = 62, seed 0" in section[0]
+    line = int(re.search(r"verdicts.csv</a>, line (\d+)", section[0])[1])
+    verdicts = (built / "site/data/verdicts.csv").read_text().splitlines()
+    assert verdicts[line - 1].startswith("R1,not reproduced,")
+    assert "recorded in cell 6" in section[0]
+    page = text_of(built, "02_translation.html")
+    assert "N_PROMPTS" in page and 'id="made-from"' in page
+    assert "runs/mine/02_translation.ipynb" in page
+
+
+def test_model_text_is_shown_and_never_runs(built):
+    for name in ("index.html", "claims.html", "02_translation.html"):
+        html = text_of(built, name)
+        assert not re.search(safe_text.HIDDEN, html), name
+        soup = BeautifulSoup(html, "html.parser")
+        assert not soup.select("script, iframe, style, form, object, [onclick]"), name
+        assert all(i["src"].startswith("figures/") for i in soup.select("img")), name
+    page = text_of(built, "02_translation.html")
+    assert "&lt;script&gt;document.title" in page and r"\u202eabc\x07" in page
+    assert "example.org" not in page.replace("https://example.org</", "")
+    assert '<p style="color:#111;" title="t">' in page and "<b>b</b>" in page
+    assert '<a href="https://arxiv.org/abs/2412.06769" rel="noreferrer">' in page
+    assert re.search("Text <math.*<msub><mi>w.*</math> and <code class=.math.>", page)
+    assert "a running kernel" in page and "V(" not in page
+    assert "nowhere" in page and "gone.md" not in page
+
+
+@pytest.mark.parametrize("formula", [
+    r"\text{<script>alert(1)</script>}", r"\href{javascript:alert(1)}{x}",
+    r"\style{background:url(http://a.b)}{x}", r"\text{<img src=x onerror=a()>}",
+])  # fmt: skip
+def test_a_formula_is_signs_or_stays_as_typed(formula):
+    def made(text):
+        html = sanitize.clean(sanitize.prose(f"a ${text}$ b"))
+        soup = BeautifulSoup(html, "html.parser")
+        for code in soup.select("code.math"):
+            sanitize.formula(code)
+        return soup
+
+    soup = made(formula)
+    assert not soup.select("script, img, a, [href], [style], [onerror], math")
+    assert soup.find("code").get_text() == formula
+    assert made(r"\sum_i \frac{a}{b}\;\|x\|").select("math mfrac")
+
+
+def test_what_a_picture_says_of_itself_is_not_written_into_the_page(built):
+    path = files.run_dir("mine", str(built / "runs" / "mine")) / "02_translation.ipynb"
+    book = nbformat.read(path, as_version=4)
+    picture = next(o for c in book.cells for o in c.get("outputs", [])
+                   if "image/png" in o.get("data", {}))  # fmt: skip
+    picture.metadata = {"image/png": {"width": "1 onerror=alert(7)"}}
+    picture.data["image/png"] = picture.data["image/png"][:-8]  # no kept figure's
+    book.cells[0].attachments = {"x.png": {"image/png": "aGk="}}
+    copy = built / "02_translation.ipynb"
+    nbformat.write(book, copy)
+    html = notebook_html.body(notebook_html.read_book(copy, "", [], ["R1"]), set(), {})
+    copy.unlink()
+    soup = BeautifulSoup(html, "html.parser")
+    assert soup.select("img[src^='data:image/png']") and not soup.select("[onerror]")
+
+
+def test_verdicts_that_their_rows_do_not_give_are_refused(built, monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    path = files.figures_dir("mine") / "verdicts.csv"
+    kept = path.read_text()
+    for changed in (
+        kept.replace("R1,not reproduced", "R1,reproduced"),
+        "".join(kept.splitlines(keepends=True)[:3]),
+    ):
+        path.write_text(changed)
+        with pytest.raises(ValueError, match="is not what its rows give"):
+            site.build("mine", tmp_path / "site")
+    path.write_text(kept)
+
+
+def test_a_site_that_cannot_be_put_in_place_leaves_the_old_one(built, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    index = built / "site" / "index.html"
+    before, rename, calls = index.read_bytes(), site.os.replace, []
+
+    def stop(a, b):
+        calls.append(b)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(a, b)
+
+    monkeypatch.setattr(site.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        site.build("mine", built / "site")
+    assert index.read_bytes() == before and not [*built.glob(".site.*")]
+
+
+def test_whole_or_as_it_was(built, monkeypatch, tmp_path):
+    def tree():
+        return {p: p.read_bytes() for p in (built / "site").rglob("*") if p.is_file()}
+
+    before = tree()
+    monkeypatch.setattr(
+        site, "body", lambda *a: (_ for _ in ()).throw(OSError(28, "full"))
+    )
+    with pytest.raises(OSError):
+        site.build("mine", built / "site")
+    monkeypatch.undo()
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    assert tree() == before and not [*built.glob(".site.*")]
+    site.build("mine", built / "site")
+    assert tree() == before and not [*built.glob(".site.*")]
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not a site"):
+        site.build("mine", tmp_path)
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_mistakes_end_in_one_line(built, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    out = ["--out", str(tmp_path / "out")]
+    assert site.main(["--set", "none", *out]) == 2
+    assert site.main(["--set", "../up", *out]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "make reproduce SET=none" in said[0] and "SET=" in said[1]
+    done = files.run_dir("mine") / "02_translation.done.json"
+    kept = done.read_text()
+    done.write_text(kept.replace('": "', '": "0'))  # the figures are another run's
+    assert site.main(["--set", "mine", *out]) == 2
+    assert "no executed notebook of mine" in capsys.readouterr().err
+    done.write_text(kept)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, where the system has one."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not found:
+        pytest.skip("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    quiet = "--no-sandbox --disable-gpu --disable-background-networking --no-first-run"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=quiet.split())
+        yield running
+        running.close()
+
+
+OPEN = """() => {
+  document.querySelectorAll('details').forEach(d => d.open = true);
+  document.querySelectorAll('img').forEach(i => i.loading = 'eager');
+}"""
+LOOK = """() => ({
+  width: document.documentElement.scrollWidth,
+  wide: [...document.querySelectorAll('main *')].filter(e =>
+    e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, pre')
+    && !e.closest('.hidden')).map(e => e.outerHTML.slice(0, 90)),
+  levels: [...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map(h => +h.tagName[1]),
+  images: [...document.images].map(i => [i.naturalWidth, i.alt]),
+  ids: [...document.querySelectorAll('[id]')].map(e => e.id),
+  links: [...document.querySelectorAll('a[href]')].map(a =>
+    [a.href, a.textContent.trim() || a.querySelector('img')?.alt]),
+  boxes: [...document.querySelectorAll('.scroll, pre')].filter(e =>
+    e.scrollWidth > e.clientWidth && e.tabIndex < 0).length,
+  faint: [...document.querySelectorAll('body *')].filter(e =>
+    [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim())).map(e => {
+      const rgb = c => (c.match(/[\\d.]+/g) || []).map(Number);
+      let at = e, ground = [255, 255, 255];
+      for (; at; at = at.parentElement) {
+        const c = rgb(getComputedStyle(at).backgroundColor);
+        if (c.length == 3) { ground = c; break; }
+      }
+      const light = c => c.slice(0, 3).map(v => v / 255)
+        .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+      const pair = [light(rgb(getComputedStyle(e).color)) + .05, light(ground) + .05];
+      return [Math.max(...pair) / Math.min(...pair), e.outerHTML.slice(0, 90)];
+    }).filter(([ratio]) => ratio < 4.5),
+})"""
+
+
+def look(browser, folder, width):
+    """Every page as a browser sees it, and what it asked for or complained about."""
+    seen, asked, said = {}, [], []
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    tab = context.new_page()
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
+    for path in sorted(folder.glob("*.html")):
+        tab.goto(path.as_uri())
+        tab.evaluate(OPEN)
+        tab.wait_for_function("[...document.images].every(i => i.complete)")
+        page = seen[path.as_uri()] = tab.evaluate(LOOK) | {"title": tab.title()}
+        tab.evaluate("document.documentElement.style.fontSize = '200%'")
+        page["large"] = tab.evaluate("document.documentElement.scrollWidth")
+        tab.evaluate("document.documentElement.style.fontSize = ''")
+        tab.emulate_media(media="print")
+        tab.set_viewport_size({"width": 718, "height": 800})  # A4, its margins off
+        page["printed"] = tab.evaluate("document.documentElement.scrollWidth")
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.emulate_media(media="screen")
+    context.close()
+    return seen, asked, said
+
+
+@pytest.fixture(scope="module")
+def folder(request, built, tmp_path_factory):
+    """The small site, or the one of what is published."""
+    if request.param == "small":
+        return built / "site"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("REPRODUCE_OUT", raising=False)
+        return site.build("mini", tmp_path_factory.mktemp("mini") / "site").parent
+
+
+VIEWS = [("small", 390), ("small", 1200), ("published", 390)]
+
+
+@pytest.mark.parametrize(("folder", "width"), VIEWS, indirect=["folder"])
+def test_every_page_in_a_browser(folder, browser, width):
+    seen, asked, said = look(browser, folder, width)
+    assert len(seen) >= 3
+    assert not said, said
+    assert all(url.startswith((folder.as_uri(), "data:")) for url in asked), asked
+    assert sum(len(page["images"]) for page in seen.values()) >= 3
+    for url, page in seen.items():
+        assert page["width"] <= width and not page["wide"], (url, page["wide"])
+        assert page["large"] <= width and page["printed"] <= 718, url
+        assert page["title"].endswith("Concept tokens, tested")
+        levels = page["levels"]
+        assert levels[0] == 1 and levels.count(1) == 1, (url, levels)
+        assert all(b <= a + 1 for a, b in zip(levels, levels[1:])), (url, levels)
+        assert all(size and len(alt) > 5 for size, alt in page["images"]), url
+        assert len(page["ids"]) == len({*page["ids"]}), url
+        assert not page["boxes"], "a box scrolls that the keyboard cannot reach"
+        assert not page["faint"], page["faint"][:3]
+        for target, text in page["links"]:
+            assert text, f"{url}: a link without words to {target}"
+            address, _, anchor = target.partition("#")
+            if address in seen:
+                assert not anchor or anchor in [*seen[address]["ids"]], target
+            elif address.startswith("file:"):
+                path = urllib.parse.unquote(urllib.parse.urlparse(address).path)
+                assert files.Path(path).is_file(), target
+
+
+def test_the_keyboard_can_skip_to_the_text(built, browser):
+    tab = browser.new_page()
+    tab.goto((built / "site" / "index.html").as_uri())
+    tab.keyboard.press("Tab")
+    first = tab.evaluate("document.activeElement.textContent")
+    box = tab.locator(".skip").bounding_box()
+    tab.keyboard.press("Enter")
+    assert first == "Skip to the text" and box["x"] >= 0
+    assert tab.evaluate("document.activeElement.id") == "main"
+    tab.close()

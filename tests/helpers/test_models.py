@@ -1,0 +1,204 @@
+"""models.py and locate.py: what loads, and what is refused with one clear line."""
+
+import hashlib
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+
+from helpers import chat_prompt, checkpoints, load, models, prompt_embeds
+from helpers.models import LM, SETS
+from tests.tiny import MINI, named, tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A complete model folder: configuration, tokenizer, safetensors."""
+    tiny_model("gpt2").save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+def refusal(*args, **given) -> tuple[type, str]:
+    """The error load() raises, which must be one line."""
+    with pytest.raises((ValueError, OSError, MemoryError)) as refused:
+        load(*args, **given)
+    message = str(refused.value)
+    assert message and "\n" not in message and len(message) < 300
+    return refused.type, message
+
+
+def test_a_folder_loads_from_any_working_directory(folder, monkeypatch):
+    monkeypatch.chdir("/")
+    lm = load(str(folder), device="cpu")
+    assert lm.embed.shape == (100, 32) and not lm.model.training
+    assert lm.dtype == torch.float32 and lm.device.type == "cpu"
+    assert (lm.context, lm.used, lm.eos_ids) == (64, 100, (2,))
+    assert torch.equal(lm.embed, tiny_model("gpt2").get_input_embeddings().weight)
+    monkeypatch.chdir(folder.parent)
+    assert load("m", device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_folder_named_like_a_set_member_does_not_shadow_it(folder, monkeypatch):
+    folder.rename(folder.parent / "gpt2")
+    monkeypatch.chdir(folder.parent)
+    kind, message = refusal("gpt2")
+    assert kind is OSError and "mini" in message and "607a30d" in message
+
+
+def test_auto_device_is_one_that_exists(folder):
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.backends.mps.is_available():
+        assert load(str(folder)).device.type == expected
+
+
+def test_the_named_sets_are_the_design_s():
+    assert SETS["mini"] == ("mini-gpt2", "mini-qwen2")
+    assert checkpoints.PINNED["gpt2"] == checkpoints.PINNED["openai-community/gpt2"]
+    assert SETS["paper"] == (checkpoints.GPT2[0], checkpoints.QWEN[0])
+    assert all(len(commit) == 40 for _, commit in checkpoints.PINNED.values())
+
+
+@pytest.mark.parametrize("name", MINI)
+def test_the_embedded_models_load_and_match_their_checksum(name):
+    lm = named(name)
+    checkpoints.verify_checkpoint(checkpoints.EMBEDDED[name])
+    assert type(lm.model).__name__ in ("GPT2LMHeadModel", "Qwen2ForCausalLM")
+    head = lm.model.get_output_embeddings().weight
+    assert head.data_ptr() == lm.embed.data_ptr()  # tied, like the paper's models
+    assert lm.used <= lm.embed.shape[0] and lm.eos_ids
+
+
+def test_a_real_llama_of_others_loads(stories):
+    embeds, mask = prompt_embeds(stories, "Once upon a time")
+    assert stories.embed.shape == (512, 64) and mask.all()
+    assert embeds.shape[1] == len(stories.tokenizer("Once upon a time")["input_ids"])
+
+
+@pytest.mark.parametrize(
+    "given, kind, says",
+    [
+        ({"name": "nope"}, FileNotFoundError, "mini-gpt2"),
+        ({"name": "./nope"}, FileNotFoundError, "folder"),
+        ({"name": "nobody/nothing"}, OSError, "mini"),
+        ({"name": "a b/c?"}, OSError, "mini"),
+        ({"name": "Qwen/Qwen2.5-1.5B-Instruct"}, OSError, "989aa79"),
+        ({"name": "mini-gpt2", "dtype": "int8"}, ValueError, "float32"),
+        ({"name": "mini-gpt2", "device": "tpu"}, ValueError, "cuda"),
+    ],
+)
+def test_what_cannot_be_found_is_refused(given, kind, says):
+    found, message = refusal(**given)
+    assert issubclass(found, kind) and says in message
+
+
+def test_an_absent_device_is_refused(folder):
+    absent = "mps" if sys.platform != "darwin" else "cuda"
+    kind, message = refusal(str(folder), device=absent)
+    assert kind is ValueError and absent in message and "cpu" in message
+
+
+def test_folders_that_are_not_models_are_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is FileNotFoundError and "tokenizer" in message
+    (folder / "config.json").write_text("{}")
+    assert refusal(str(folder), device="cpu")[0] is ValueError
+    (folder / "config.json").unlink()
+    assert refusal(str(folder))[0] is FileNotFoundError
+
+
+def test_no_pickle_is_ever_loaded(folder):
+    """A folder with only pytorch_model.bin is refused, and the pickle is not opened."""
+    (folder / "model.safetensors").unlink()
+
+    class Bomb:
+        def __reduce__(self):
+            return pytest.fail, ("a pickle was loaded",)
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is FileNotFoundError and "safetensors" in message
+
+
+def test_code_that_comes_with_a_model_is_not_run(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "x", "auto_map": {"AutoConfig": "bomb.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "bomb.py").write_text("raise SystemExit('code was run')")
+    assert refusal(str(folder), device="cpu")[0] is ValueError
+
+
+def test_weights_that_fail_their_checksum_are_refused(folder):
+    weights = folder / "model.safetensors"
+    right = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (folder / "SHA256").write_text(f"{right}  model.safetensors\n")
+    load(str(folder), device="cpu")
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is ValueError and "checksum" in message and right[:12] in message
+
+
+def test_cut_and_incomplete_weights_are_refused(folder):
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for broken in (whole[: len(whole) // 2], whole[:5], b"version https://git-lfs"):
+        weights.write_bytes(broken)
+        assert refusal(str(folder), device="cpu")[0] is ValueError
+    weights.write_bytes(whole)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is ValueError and "h.2" in message  # never filled with random numbers
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_read(
+    folder, monkeypatch
+):
+    numbers = sum(p.numel() for p in tiny_model("gpt2").parameters())
+    assert checkpoints.count_parameters(folder) == numbers  # from the headers alone
+    monkeypatch.setattr(models, "free_memory", lambda: numbers * 4)
+    monkeypatch.setattr(models, "_read", lambda *_: pytest.fail("it was read"))
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is MemoryError and "GB" in message
+
+
+def test_mps_is_kept_only_if_its_first_step_agrees(monkeypatch):
+    """No Mac at hand: a model whose .to() does nothing, and first steps as given."""
+    model, moves = tiny_model("gpt2"), []
+    monkeypatch.setattr(model, "to", lambda place: moves.append(place) or model)
+
+    def placed(gap, asked):
+        steps = iter([torch.zeros(5), torch.full((5,), gap)])
+        monkeypatch.setattr(models, "first_logits", lambda _: next(steps))
+        moves.clear()
+        return models._place(model, "mps", asked)
+
+    assert placed(1e-4, "auto") is model and moves == ["mps"]
+    with pytest.warns(UserWarning, match="using the CPU"):
+        placed(1.0, "auto")
+    assert moves == ["mps", "cpu"]
+    with pytest.warns(UserWarning, match="device='cpu'"):
+        placed(float("nan"), "mps")
+    assert moves == ["mps"]
+    monkeypatch.undo()
+    assert models.first_logits(model).shape == (100,)
+
+
+def test_chat_prompt_needs_a_template():
+    lm = LM(tiny_model("qwen2"), tiny_tokenizer(), "plain")
+    with pytest.raises(ValueError, match="^plain has no chat template[^\n]*$"):
+        chat_prompt(lm, "w1")
+    lm.tokenizer.chat_template = "{{ messages[0]['content'] }} w9"
+    assert chat_prompt(lm, "w1 w2") == "w1 w2 w9"
+
+
+def test_scaled_embeddings_are_seen_as_the_model_applies_them():
+    lm = LM(tiny_model("gemma3", head_dim=8))
+    ids = torch.tensor([3, 5])
+    assert torch.equal(lm.embed[ids], lm.model.get_input_embeddings()(ids))
+    assert not torch.equal(lm.embed, lm.model.get_input_embeddings().weight)
