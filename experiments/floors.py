@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from helpers.mixture import WeightRule, _float
-from helpers.weight_rules import _drawing, _sorted
+from helpers.mixture import WeightRule, at_least_float32
+from helpers.weight_rules import random_rule, sort_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ def random_like(vectors: Tensor, draw) -> Tensor:
     from torch import randn
 
     noise = randn(vectors.shape, generator=draw).to(vectors.device)
-    norms = _float(vectors).norm(dim=-1, keepdim=True)
+    norms = at_least_float32(vectors).norm(dim=-1, keepdim=True)
     return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(vectors.dtype)
 
 
@@ -27,7 +27,7 @@ def shuffled(seed: int = 0) -> WeightRule:
     def rule(probs, indices, draw):
         return probs, indices.gather(-1, draw(probs).argsort(-1))
 
-    return _drawing(rule, seed)
+    return random_rule(rule, seed)
 
 
 def random_weights(seed: int = 0) -> WeightRule:
@@ -35,9 +35,9 @@ def random_weights(seed: int = 0) -> WeightRule:
 
     def rule(probs, indices, draw):
         flat = -draw(probs).log()
-        return _sorted(flat / flat.sum(-1, keepdim=True), indices)
+        return sort_weights(flat / flat.sum(-1, keepdim=True), indices)
 
-    return _drawing(rule, seed)
+    return random_rule(rule, seed)
 
 
 def random_tokens(seed: int = 0) -> WeightRule:
@@ -46,4 +46,4 @@ def random_tokens(seed: int = 0) -> WeightRule:
     def rule(probs, indices, draw, vocabulary):
         return probs, draw(vocabulary).topk(indices.shape[-1], dim=-1).indices
 
-    return _drawing(rule, seed, whole=True)
+    return random_rule(rule, seed, needs_logits=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helpers.mixture import _float, _one_of
+from helpers.mixture import at_least_float32, check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,8 +17,8 @@ def nearest_rows(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tens
 
     metric: "dot", "cosine", "l2", or "centred" (cosine after taking off the mean row).
     """
-    _one_of("metric", metric, ("dot", "cosine", "l2", "centred"))
-    x, rows = _float(concept), _float(embed)
+    check_choice("metric", metric, ("dot", "cosine", "l2", "centred"))
+    x, rows = at_least_float32(concept), at_least_float32(embed)
     if metric == "centred":
         x, rows = x - rows.mean(0), rows - rows.mean(0)
     if metric == "l2":

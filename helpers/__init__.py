@@ -1,39 +1,45 @@
-"""Concept tokens, tested: the library the notebooks call.
-
-Importing this package costs nothing: a name is looked up in its module on first use,
-so bad settings are refused before torch is imported.
+"""Concept tokens: mixtures of a model's likeliest next tokens, fed back as its input.
 
     from helpers import load, MixtureConfig, mixture_weights, mix
     from helpers import generate_concepts, continue_from, concept_decoding
+
+A name's module is imported when the name is first used, so that bad settings are
+refused before torch is imported.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-_HOME = {
+if TYPE_CHECKING:
+    from .batching import left_pad, next_logits, prompt_embeds
+    from .decode import ConceptTrace, continue_from, generate_concepts
+    from .hf_generate import concept_decoding
+    from .mixture import MixtureConfig, Weights, mix, mixture_weights
+    from .models import LM, chat_prompt, load
+
+_MODULES = {
     "mixture": ("MixtureConfig", "Weights", "mixture_weights", "mix"),
     "models": ("load", "LM", "chat_prompt"),
     "batching": ("prompt_embeds", "left_pad", "next_logits"),
     "decode": ("ConceptTrace", "generate_concepts", "continue_from"),
     "hf_generate": ("concept_decoding",),
-}  # fmt: skip
+}
 
 __all__ = [
-    "LM", "ConceptTrace", "MixtureConfig", "Weights", "chat_prompt",
-    "concept_decoding", "continue_from",
-    "generate_concepts", "left_pad", "load", "mix", "mixture_weights", "next_logits",
-    "prompt_embeds",
+    "LM", "ConceptTrace", "MixtureConfig", "Weights", "chat_prompt", "concept_decoding",
+    "continue_from", "generate_concepts", "left_pad", "load", "mix", "mixture_weights",
+    "next_logits", "prompt_embeds",
 ]  # fmt: skip
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """Import the module that holds `name`, the first time it is asked for."""
-    for module, names in _HOME.items():
+    for module, names in _MODULES.items():
         if name in names:
-            value = getattr(import_module(f"helpers.{module}"), name)
-            globals()[name] = value
+            value = globals()[name] = getattr(import_module(f"helpers.{module}"), name)
             return value
     raise AttributeError(f"module 'helpers' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

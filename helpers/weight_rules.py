@@ -1,4 +1,4 @@
-"""Weight rules beside the write-up's own: ordinary tokens, noise, and the floors.
+"""Weight rules beside the write-up's own: ordinary tokens and noise.
 
 A weight rule is a function rule(logits (B,V), config) -> probs (B,K), indices (B,K),
 weights sorted, largest first. Give it to `mixture_weights`, `generate_concepts` or
@@ -8,46 +8,51 @@ gives the same draws for the same batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .mixture import MixtureConfig, WeightRule, sharpened
 
+Draw = Callable[[Tensor], Tensor]  # x -> uniform numbers in (0,1) of x's shape
+
 
 def one_hot(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
-    """All weight on the argmax: the mixture is then an ordinary greedy token."""
+    """Put all weight on the argmax: the mixture is then an ordinary greedy token."""
     probs, indices = sharpened(logits, config)
-    first = torch.zeros_like(probs)
-    first[..., 0] = 1
-    return first, indices
+    return _first_only(probs), indices
 
 
 def sampled(seed: int = 0) -> WeightRule:
-    """All weight on one token drawn from the sharpened weights: ordinary sampling."""
+    """Put all weight on a token drawn from the sharpened weights: ordinary sampling."""
 
-    def rule(probs, indices, draw):
-        first = torch.zeros_like(probs)
-        first[..., 0] = 1
-        order = _noisy(probs, draw).argsort(-1, descending=True)
-        return first, indices.gather(-1, order)
+    def rule(probs: Tensor, indices: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        order = _gumbel_scores(probs, draw).argsort(-1, descending=True)
+        return _first_only(probs), indices.gather(-1, order)
 
-    return _drawing(rule, seed)
+    return random_rule(rule, seed)
 
 
 def gumbel(seed: int = 0, tau: float = 1.0) -> WeightRule:
-    """Gumbel softmax weights: softmax((log p + g) / tau) over the kept tokens."""
+    """Draw Gumbel softmax weights: softmax((log p + g) / tau) over the kept tokens."""
     if not tau > 0:
         raise ValueError(f"tau must be above 0, not {tau!r}")
 
-    def rule(probs, indices, draw):
-        return _sorted((_noisy(probs, draw) / tau).softmax(-1), indices)
+    def rule(probs: Tensor, indices: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        return sort_weights((_gumbel_scores(probs, draw) / tau).softmax(-1), indices)
 
-    return _drawing(rule, seed)
+    return random_rule(rule, seed)
 
 
-def _drawing(rule, seed: int, whole: bool = False) -> WeightRule:
-    """A weight rule from one that takes `draw`: uniforms in (0,1) shaped like x."""
-    generators: dict = {}
+def random_rule(
+    rule: Callable[..., tuple[Tensor, Tensor]], seed: int, needs_logits: bool = False
+) -> WeightRule:
+    """Make a weight rule from rule(probs, indices, draw), which draws from a seed.
+
+    probs, indices are those of `sharpened`. needs_logits: the logits come fourth.
+    """
+    generators: dict[torch.device, torch.Generator] = {}
 
     def draw(x: Tensor) -> Tensor:
         if x.device not in generators:
@@ -57,17 +62,24 @@ def _drawing(rule, seed: int, whole: bool = False) -> WeightRule:
 
     def drawn(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
         probs, indices = sharpened(logits, config)
-        return rule(probs, indices, draw, *([logits] if whole else []))
+        return rule(probs, indices, draw, *([logits] if needs_logits else []))
 
-    drawn.draws = True  # cannot be compiled
+    drawn.draws = True  # type: ignore[attr-defined]  # cannot be compiled
     return drawn
 
 
-def _noisy(probs: Tensor, draw) -> Tensor:
-    """log p + Gumbel noise: its argmax is a draw from p."""
-    return probs.log() - (-draw(probs).log()).log()
-
-
-def _sorted(probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+def sort_weights(probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort probs (B,K) and their indices, the largest weight first."""
     probs, order = probs.sort(dim=-1, descending=True, stable=True)
     return probs, indices.gather(-1, order)
+
+
+def _first_only(probs: Tensor) -> Tensor:
+    first = torch.zeros_like(probs)
+    first[..., 0] = 1
+    return first
+
+
+def _gumbel_scores(probs: Tensor, draw: Draw) -> Tensor:
+    """Compute log p + Gumbel noise: its argmax is a draw from p."""
+    return probs.log() - (-draw(probs).log()).log()

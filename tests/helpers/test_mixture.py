@@ -1,4 +1,4 @@
-"""mixture.py and rules.py: what holds for all logits, k, temperature and alpha."""
+"""mixture.py and weight_rules.py: what holds for all logits, k, temperature and alpha."""
 
 import math
 import subprocess
@@ -226,7 +226,6 @@ def test_one_hot_keeps_the_top_token_only():
 
 
 def test_presets():
-    assert MixtureConfig() == MixtureConfig.methods()
     methods, appendix = MixtureConfig(), MixtureConfig.appendix()
     assert (methods.top_k, methods.temperature, methods.alpha) == (50, 0.8, 1.5)
     assert (appendix.top_k, appendix.temperature, appendix.alpha) == (50, 0.8, 1.5)
@@ -313,7 +312,7 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 def test_public_names_all_resolve():
     import helpers
 
-    assert sorted(helpers.__all__) == sorted(sum(helpers._HOME.values(), ()))
+    assert sorted(helpers.__all__) == sorted(sum(helpers._MODULES.values(), ()))
     assert all(getattr(helpers, name) is not None for name in helpers.__all__)
     assert helpers.mixture is mixture
     with pytest.raises(AttributeError, match="no attribute"):
