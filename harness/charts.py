@@ -1,25 +1,26 @@
-"""Charts: a tidy frame and the names of its columns -> a matplotlib Figure.
+"""Draw charts: a tidy frame and the names of its columns -> a matplotlib Figure.
 
     lines, scatter, bars, dots, heatmap, mixture_bars, table
 
-Each figure's `told` says in words what was drawn (helpers.told), for its alt text.
+Each figure's `alt_text` says in words what was drawn (harness/alt_text.py).
 House style: the Okabe-Ito colours, which colour-blind readers can tell apart, with a
 marker, line style or hatch beside each colour; type that is readable at half size.
 """
+
+import functools
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
 from harness import alt_text
-from harness.safe_text import readable, readable_sentence
+from harness.safe_text import readable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS, DASHES = (
-    "os^Dvp*",
-    ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 5))),
-)
+MARKERS = "os^Dvp*"
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 5)))
 HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++")
+# fmt: off
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 15, "axes.titlesize": 16,
     "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
@@ -27,17 +28,18 @@ STYLE = {
     "lines.linewidth": 2.2, "lines.markersize": 8, "legend.frameon": False,
     "legend.fontsize": 13,
     "text.parse_math": False, "svg.hashsalt": "concept-tokens", "svg.fonttype": "path",
-}  # fmt: skip
+}
+# fmt: on
 
 
 def styled(draw):
     """Run a drawing function in the house style."""
 
+    @functools.wraps(draw)
     def inner(*args, **kwargs):
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    inner.__doc__, inner.__name__ = draw.__doc__, draw.__name__
     return inner
 
 
@@ -90,31 +92,61 @@ def _finish(axes, xlabel, ylabel, reference):
 
 @styled
 def lines(
-    frame, x, y, by=None, low=None, high=None, title="", xlabel="", ylabel="",
-    reference=None, panel=None, logx=False,
-):  # fmt: skip
+    frame,
+    x,
+    y,
+    by=None,
+    low=None,
+    high=None,
+    title="",
+    xlabel="",
+    ylabel="",
+    reference=None,
+    panel=None,
+    logx=False,
+):
     """Lines of y over x, one a value of `by`, with interval bands from low to high."""
     figure, panels = _figure(frame, panel, title)
     for axes, part in panels:
         for i, label, rows in _series(part, by):
             colour, label = COLOURS[i], None if label is None else readable(label)
-            axes.plot(rows[x], rows[y], color=colour, marker=MARKERS[i],
-                      linestyle=DASHES[i], label=label)  # fmt: skip
+            axes.plot(
+                rows[x],
+                rows[y],
+                color=colour,
+                marker=MARKERS[i],
+                linestyle=DASHES[i],
+                label=label,
+            )
             if low and high:
-                axes.fill_between(rows[x], rows[low], rows[high], color=colour,
-                                  alpha=0.18, linewidth=0)  # fmt: skip
+                axes.fill_between(
+                    rows[x],
+                    rows[low],
+                    rows[high],
+                    color=colour,
+                    alpha=0.18,
+                    linewidth=0,
+                )
         if logx:
             axes.set_xscale("log")
         _finish(axes, xlabel or x, ylabel or y, reference)
-    figure.told = alt_text.courses(frame, x, y, (panel, by), readable_sentence)
+    figure.alt_text = alt_text.describe_lines(frame, x, y, (panel, by))
     return figure
 
 
 @styled
 def scatter(
-    frame, x, y, by=None, title="", xlabel="", ylabel="", reference=None, panel=None,
+    frame,
+    x,
+    y,
+    by=None,
+    title="",
+    xlabel="",
+    ylabel="",
+    reference=None,
+    panel=None,
     diagonal="",
-):  # fmt: skip
+):
     """Points of y over x, one colour and marker a value of `by`.
 
     diagonal: the name of the line y = x, where it is to be drawn.
@@ -122,14 +154,27 @@ def scatter(
     figure, panels = _figure(frame, panel, title)
     for axes, part in panels:
         for i, label, rows in _series(part, by):
-            axes.scatter(rows[x], rows[y], s=34, color=COLOURS[i], marker=MARKERS[i],
-                         alpha=0.65, linewidths=0,
-                         label=None if label is None else readable(label))  # fmt: skip
+            axes.scatter(
+                rows[x],
+                rows[y],
+                s=34,
+                color=COLOURS[i],
+                marker=MARKERS[i],
+                alpha=0.65,
+                linewidths=0,
+                label=None if label is None else readable(label),
+            )
         if diagonal:
-            axes.axline((0, 0), slope=1, color="#555555", linestyle="--", linewidth=1.6,
-                        label=diagonal)  # fmt: skip
+            axes.axline(
+                (0, 0),
+                slope=1,
+                color="#555555",
+                linestyle="--",
+                linewidth=1.6,
+                label=diagonal,
+            )
         _finish(axes, xlabel or x, ylabel or y, reference)
-    figure.told = alt_text.clouds(frame, x, y, (panel, by), readable_sentence)
+    figure.alt_text = alt_text.describe_points(frame, x, y, (panel, by))
     return figure
 
 
@@ -141,9 +186,18 @@ def _ticks(values) -> dict:
 
 @styled
 def bars(
-    frame, x, y, by=None, low=None, high=None, title="", xlabel="", ylabel="",
-    reference=None, panel=None,
-):  # fmt: skip
+    frame,
+    x,
+    y,
+    by=None,
+    low=None,
+    high=None,
+    title="",
+    xlabel="",
+    ylabel="",
+    reference=None,
+    panel=None,
+):
     """Grouped bars of y for each x, one colour and hatch a value of `by`, intervals.
 
     Where one of a group has no row, "not run" stands in its place: it is not a zero.
@@ -155,22 +209,42 @@ def bars(
         wide = 0.8 / len(series)
         for i, label, rows in series:
             at = [places[v] - 0.4 + wide * (i + 0.5) for v in rows[x]]
-            axes.bar(at, rows[y], wide * 0.94, color=COLOURS[i], hatch=HATCHES[i],
-                     edgecolor="white", linewidth=0.8,
-                     label=None if label is None else readable(label))  # fmt: skip
+            axes.bar(
+                at,
+                rows[y],
+                wide * 0.94,
+                color=COLOURS[i],
+                hatch=HATCHES[i],
+                edgecolor="white",
+                linewidth=0.8,
+                label=None if label is None else readable(label),
+            )
             if low and high:
                 reach = [rows[y] - rows[low], rows[high] - rows[y]]
-                axes.errorbar(at, rows[y], yerr=[r.clip(lower=0) for r in reach],
-                              fmt="none", ecolor="#222222", capsize=3)  # fmt: skip
+                axes.errorbar(
+                    at,
+                    rows[y],
+                    yerr=[r.clip(lower=0) for r in reach],
+                    fmt="none",
+                    ecolor="#222222",
+                    capsize=3,
+                )
             for value in (v for v in places if v not in set(rows[x])):
-                axes.text(places[value] - 0.4 + wide * (i + 0.5), 0, " not run",
-                          rotation=90, ha="center", va="bottom", fontsize=11,
-                          color="#555555")  # fmt: skip
+                axes.text(
+                    places[value] - 0.4 + wide * (i + 0.5),
+                    0,
+                    " not run",
+                    rotation=90,
+                    ha="center",
+                    va="bottom",
+                    fontsize=11,
+                    color="#555555",
+                )
         axes.set_xticks(list(places.values()), **_ticks(places))
         axes.set_xlim(-0.6, len(places) - 0.4)
         axes.grid(False, axis="x")
         _finish(axes, xlabel, ylabel or y, reference)
-    figure.told = alt_text.values(frame, y, (panel, by, x), readable_sentence)
+    figure.alt_text = alt_text.describe_values(frame, y, (panel, by, x))
     return figure
 
 
@@ -190,14 +264,20 @@ def dots(
             axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)
     for (label, value), dash in zip((reference or {}).items(), DASHES):
         axes.axvline(value, color="#555555", linestyle=dash, linewidth=1.6)
-        axes.annotate(readable(label), (value, 1), xycoords=("data", "axes fraction"),
-                      ha="center", va="bottom", fontsize=12)  # fmt: skip
+        axes.annotate(
+            readable(label),
+            (value, 1),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=12,
+        )
     axes.set_title(title, pad=24)
     axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     _finish(axes, xlabel or x, "", None)
-    figure.told = alt_text.values(frame, x, (by, y), readable_sentence)
+    figure.alt_text = alt_text.describe_values(frame, x, (by, y))
     return figure
 
 
@@ -211,19 +291,27 @@ def heatmap(
     for axes, part in panels:
         order = {c: list(dict.fromkeys(part[c])) for c in (x, y)}
         grid = part.pivot(index=y, columns=x, values=value).loc[order[y], order[x]]
-        image = axes.imshow(grid.to_numpy(float), cmap="cividis", vmin=low, vmax=high,
-                            aspect="auto")  # fmt: skip
+        image = axes.imshow(
+            grid.to_numpy(float), cmap="cividis", vmin=low, vmax=high, aspect="auto"
+        )
         for (i, j), v in ((p, grid.iat[p]) for p in _places(grid.shape)):
             dark = (v - low) < 0.6 * (high - low)
             if grid.size <= 150 and pd.notna(v):
-                axes.text(j, i, f"{v:.{digits}f}", ha="center", va="center",
-                          fontsize=12, color="white" if dark else "black")  # fmt: skip
+                axes.text(
+                    j,
+                    i,
+                    f"{v:.{digits}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=12,
+                    color="white" if dark else "black",
+                )
         axes.set_xticks(range(len(order[x])), **_ticks(order[x]))
         axes.set_yticks(range(len(order[y])), [readable(v) for v in order[y]])
         axes.grid(False)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         figure.colorbar(image, ax=axes, label=label or value)
-    figure.told = alt_text.values(frame, value, (panel, y, x), readable_sentence)
+    figure.alt_text = alt_text.describe_values(frame, value, (panel, y, x))
     return figure
 
 
@@ -238,27 +326,43 @@ def mixture_bars(frame, step="step", token="token", prob="prob", panel=None, tit
     for axes, part in panels:
         steps = list(dict.fromkeys(part[step]))
         for i, value in enumerate(steps):
-            rows, left = (
-                part[part[step] == value].sort_values(prob, ascending=False),
-                0.0,
-            )
+            rows = part[part[step] == value].sort_values(prob, ascending=False)
+            left = 0.0
             for rank, (name, p) in enumerate(zip(rows[token], rows[prob])):
                 colour = COLOURS[rank % 6]
-                axes.barh(i, p, 0.78, left=left, color=colour, edgecolor="white",
-                          hatch=HATCHES[rank % 7])  # fmt: skip
+                axes.barh(
+                    i,
+                    p,
+                    0.78,
+                    left=left,
+                    color=colour,
+                    edgecolor="white",
+                    hatch=HATCHES[rank % 7],
+                )
                 room = int(p * (44 if panel is None else 30))
                 if room >= min(5, len(readable(name))):
-                    axes.text(left + p / 2, i, readable(name, room), ha="center",
-                              va="center", fontsize=13, color="black",
-                              bbox={"facecolor": "white", "edgecolor": "none",
-                                    "pad": 1.5, "alpha": 0.85})  # fmt: skip
+                    axes.text(
+                        left + p / 2,
+                        i,
+                        readable(name, room),
+                        ha="center",
+                        va="center",
+                        fontsize=13,
+                        color="black",
+                        bbox={
+                            "facecolor": "white",
+                            "edgecolor": "none",
+                            "pad": 1.5,
+                            "alpha": 0.85,
+                        },
+                    )
                 left += p
             axes.barh(i, max(0.0, 1 - left), 0.78, left=left, color="#DDDDDD")
         axes.set_yticks(range(len(steps)), [str(s) for s in steps])
         axes.set(xlim=(0, 1), xlabel="weight", ylabel=step)
         axes.invert_yaxis()
         axes.grid(False, axis="y")
-    figure.told = alt_text.mixtures(frame, step, token, prob, panel, readable_sentence)
+    figure.alt_text = alt_text.describe_mixtures(frame, step, token, prob, panel)
     return figure
 
 
@@ -268,24 +372,32 @@ def table(frame, title="", most=44, split=None):
     rows = frame.itertuples(index=False)
     text = [[_cell(v, most, split) for v in row] for row in rows]
     heads = [str(c) for c in frame.columns]
-    lines = [[line for r in [heads, *text] for line in r[i].split("\n")]
-             for i in range(len(heads))]  # fmt: skip
+    lines = [
+        [line for r in [heads, *text] for line in r[i].split("\n")]
+        for i in range(len(heads))
+    ]
     widths = [max(map(len, column)) + 2 for column in lines]
     tall = max((cell.count("\n") for row in text for cell in row), default=0)
     room = len(text) * (1 + 0.6 * tall) + 2.4  # in lines
     figure = Figure(figsize=(max(6.0, 0.135 * sum(widths)), 0.46 * room))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 - 0.6 / room))
     axes.axis("off")
-    drawn = axes.table(text, colLabels=heads, cellLoc="left", colLoc="left",
-                       bbox=(0, 0, 1, 1),
-                       colWidths=[w / sum(widths) for w in widths])  # fmt: skip
+    drawn = axes.table(
+        text,
+        colLabels=heads,
+        cellLoc="left",
+        colLoc="left",
+        bbox=(0, 0, 1, 1),
+        colWidths=[w / sum(widths) for w in widths],
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(13)
     for (row, _), cell in drawn.get_celld().items():
         cell.set(edgecolor="#CCCCCC", facecolor="#EAF1F6" if row == 0 else "white")
     figure.text(0.01, 0.99, title, va="top", fontsize=16)
-    figure.told = alt_text.cells([[c.replace("\n", ", ") for c in row] for row in text],
-                             heads, readable_sentence)  # fmt: skip
+    figure.alt_text = alt_text.describe_table(
+        [[c.replace("\n", ", ") for c in row] for row in text], heads
+    )
     return figure
 
 

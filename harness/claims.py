@@ -1,13 +1,9 @@
-"""The paper as data: claims.csv, the measured rows, and the verdict they give.
+"""The paper as data: claims.csv, and the rows that notebooks measure for it.
 
-    measured, not_tested    rows that a notebook records
-    record                  write them to runs/<set>/<notebook>.measured.csv
-    judge, verdict_frame    rows -> verdict, reason and number of a claim
-    gather                  all claims of a set, from every notebook's rows
-    answer                  after a section's measurements: what they found
-    show                    a notebook's last cell: verdict words and the table
-
-What a rule means is written in judging.py. Nothing here or anywhere types a verdict.
+claims, claim_row       the rows of claims.csv
+rule_parts              the parts that a claim's rule needs
+measured, not_tested    a row for a measured part, or for why there is none
+record, read_rows       write and read runs/<set>/<notebook>.measured.csv
 """
 
 import csv
@@ -48,7 +44,9 @@ def rule_parts(claim: str) -> list[str]:
     )
 
 
-def measured(claim: str, part: str, estimate, n: int | None = None, cell="") -> dict:
+def measured(
+    claim: str, part: str, estimate: object, n: int | None = None, cell: str = ""
+) -> dict:
     """A row for one measured part: an Estimate, or a plain number with its n."""
     claim_row(claim)
     value = getattr(estimate, "value", estimate)
@@ -76,18 +74,18 @@ def not_tested(claim: str, reason: str, part: str = "", cell: str = "") -> dict:
     return head | dict.fromkeys((*NUMBERS, "n", "seed"), "") | {"reason": reason}
 
 
-def _rounded(x) -> float:
-    """Four significant digits, so that a rule sees what the csv says.
+def _rounded(x: float) -> float:
+    """Round to four significant digits, so that a rule sees what the csv says.
 
-    Two below a millionth: such a number is made of float32's rounding, and its later
-    digits are the processor's.
+    To two below a millionth: such a number comes from float32's rounding, and its later
+    digits differ from processor to processor.
     """
     digits = 4 if abs(float(x)) >= 1e-6 else 2
     return float(f"{float(x):.{digits}g}")
 
 
-def record(rows: list[dict], set: str, notebook: str, run_dir: str = "") -> None:
-    """Write a notebook's rows to runs/<set>/<notebook>.measured.csv, whole or not."""
+def record(rows: list[dict], set_name: str, notebook: str, run_dir: str = "") -> None:
+    """Write a notebook's rows to runs/<set>/<notebook>.measured.csv, as a whole."""
     keyed = {}
     for row in rows:
         key = (row["claim"], row["cell"], row["part"])
@@ -96,10 +94,12 @@ def record(rows: list[dict], set: str, notebook: str, run_dir: str = "") -> None
             raise ValueError(f"{' '.join(key)}: recorded twice")
         if home != notebook:
             raise ValueError(f"{row['claim']} belongs to {home!r}, not to {notebook!r}")
-        keyed[key] = {"set": set, "notebook": notebook, **row}
+        keyed[key] = {"set": set_name, "notebook": notebook, **row}
     frame = pd.DataFrame(list(keyed.values()), columns=FIELDS)
     text = frame.to_csv(index=False, lineterminator="\n")
-    files.write_whole(files.run_dir(set, run_dir) / f"{notebook}.measured.csv", text)
+    files.write_whole(
+        files.run_dir(set_name, run_dir) / f"{notebook}.measured.csv", text
+    )
 
 
 def read_rows(path: str | Path) -> list[dict]:

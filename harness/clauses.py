@@ -35,13 +35,14 @@ One cell (a model, a frame, a support ...) is judged at a time:
     none is yes, at least one is no                  not reproduced
     nothing could be decided                         not tested: interval too wide
 
-Cells that were tested make the claim (claims.py): all alike give that verdict; if any
+Cells that were tested make the claim (judge.py): all alike give that verdict; if any
 is reproduced or partly, partly; a mixture of artefact and not reproduced is not
 reproduced, because the pattern is then not there even with the step.
 """
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "artefact", "not tested")
@@ -56,11 +57,6 @@ class Part:
     high: float = math.nan
     n: int = 0
     reason: str = ""
-
-    def __str__(self):
-        exact = self.low == self.high
-        interval = "" if exact else f" [{self.low:.4g}, {self.high:.4g}]"
-        return f"{self.value:.4g}{interval}"
 
 
 def at_most(x: Part, t: float) -> bool | None:
@@ -119,17 +115,6 @@ CHECKS = {
     for f in (at_most, at_least, above, at_floor, any_at_least)
     + (value_between, count, monotone, matches)
 }
-PHRASES = {  # check -> how yes, no and undecided read, between the part and the rest
-    at_most: ("is at most", "exceeds", "straddles"),
-    at_least: ("is at least", "falls short of", "straddles"),
-    above: ("is above", "is not above", "cannot be told from"),
-    at_floor: ("is not above", "is above", "cannot be told from"),
-    any_at_least: ("(one of them) reaches", "(none) reaches", "cannot be told from"),
-    value_between: ("is between", "is not between", ""),
-    count: ("was measured on at least", "was measured on fewer items than", ""),
-    monotone: ("goes steadily", "does not go steadily", ""),
-    matches: ("matches", "does not match", ""),
-}
 
 
 @dataclass(frozen=True)
@@ -150,13 +135,19 @@ class Clause:
 
 @dataclass(frozen=True)
 class ClauseResult:
-    """What a clause says of a cell: yes, no or undecided (None), as a sentence too."""
+    """What a clause says of a cell, with the numbers it was decided by.
+
+    yes: None where the interval decides nothing. parts: (name, measured part) in the
+    order of the arguments, of monotone the doses. thresholds: its numeric arguments.
+    untested: why a part of it was not tested, where that was declared; no other field
+    means anything then.
+    """
 
     clause: Clause
     yes: bool | None
-    said: str
-    part: Part
-    skipped: bool = False  # a part of it was declared not tested
+    parts: tuple[tuple[str, Part], ...] = ()
+    thresholds: tuple[float, ...] = ()
+    untested: str = ""
 
 
 def _is_number(text: str) -> bool:
@@ -178,74 +169,54 @@ def parse_rule(rule: str) -> list[Clause]:
 
 
 def evaluate_clause(
-    clause: Clause, cell: dict[str, Part], numbers: dict[str, float]
+    clause: Clause, cell: Mapping[str, Part], thresholds: Mapping[str, float]
 ) -> ClauseResult:
-    """Answer a clause from a cell's parts. `numbers`: margin, tolerance, paper.
+    """Answer a clause from a cell's parts. `thresholds`: margin, tolerance, paper.
 
     LookupError if a part was never recorded.
     """
-    values = []
+    values, parts = [], []
     for a in clause.arguments:
-        if a.lstrip("-") in numbers:
-            values.append(-numbers[a[1:]] if a[0] == "-" else numbers[a])
+        if a.lstrip("-") in thresholds:
+            values.append(-thresholds[a[1:]] if a[0] == "-" else thresholds[a])
         elif a in ("up", "down"):
             values.append(a)
         elif _is_number(a):
             values.append(float(a))
         elif clause.check == "monotone":
-            values.append(_doses(a, cell))
+            parts = _doses(a, cell)
+            values.append([dose for _, dose in parts])
         elif a not in cell:
             raise LookupError(f"not measured: {a}")
         elif cell[a].reason:
-            return ClauseResult(clause, None, f"{a}: {cell[a].reason}", Part(), True)
+            untested = f"{a}: {cell[a].reason}"
+            return ClauseResult(clause, None, untested=untested)
         else:
+            parts.append((a, cell[a]))
             values.append(cell[a])
-    extra = {"above": "margin", "at_floor": "margin", "monotone": "margin"}
+    limits = tuple(v for v in values if isinstance(v, float))
     if clause.check == "matches":
-        values += [numbers["paper"], numbers["tolerance"]]
-    elif clause.check in extra:
-        values.append(numbers["margin"])
-    check = CHECKS[clause.check]
-    yes = check(*values)
-    first = next((v for v in values if isinstance(v, Part)), Part())
-    return ClauseResult(clause, yes, _sentence(clause, check, yes, cell, values), first)
+        values += [thresholds["paper"], thresholds["tolerance"]]
+        limits = (thresholds["paper"],)
+    elif clause.check in ("above", "at_floor", "monotone"):
+        values.append(thresholds["margin"])
+    return ClauseResult(clause, CHECKS[clause.check](*values), tuple(parts), limits)
 
 
-def _doses(part: str, cell: dict[str, Part]) -> list[Part]:
-    doses = {
-        float(name.split("@")[1]): dose
-        for name, dose in cell.items()
-        if name.startswith(f"{part}@")
-    }
-    if not doses or any(v.reason for v in doses.values()):
+def _doses(part: str, cell: Mapping[str, Part]) -> list[tuple[str, Part]]:
+    """The parts `part@dose` of a cell, by rising dose."""
+    doses = [(n, dose) for n, dose in cell.items() if n.startswith(f"{part}@")]
+    if not doses or any(dose.reason for _, dose in doses):
         raise LookupError(f"not measured: {part}@dose")
-    return [doses[d] for d in sorted(doses)]
+    return sorted(doses, key=lambda dose: float(dose[0].split("@")[1]))
 
 
-def _sentence(clause: Clause, check, yes, cell, values) -> str:
-    """The clause with its numbers: 'score 0.7 [0.6, 0.8] exceeds 0.1'."""
-    verb = PHRASES[check][{True: 0, False: 1, None: 2}[yes]]
-    named = [f"{n.replace('_', ' ')} {cell[n]}" for n in clause.names if n in cell]
-    limits = [f"{v:.4g}" for v in values if isinstance(v, float)]
-    if check is monotone:
-        series = ", ".join(f"{part.value:.4g}" for part in values[0])
-        return f"{clause.arguments[0]} ({series}) {verb} {values[1]}"
-    if check is count:
-        name = clause.arguments[0].replace("_", " ")
-        return f"{name} {verb} {limits[0]} (n = {values[0].n})"
-    if check in (above, at_floor):
-        return f"{named[0]} {verb} {named[1]}"
-    if check is any_at_least:
-        return f"{', '.join(named)} {verb} {limits[0]}"
-    limits = limits if check is value_between else limits[:1]
-    return f"{named[0]} {verb} {' and '.join(limits)}"
-
-
-def cell_verdict(answers: list[ClauseResult]) -> str:
+def cell_verdict(results: Iterable[ClauseResult]) -> str:
     """The verdict of one cell whose needs are met."""
 
-    def of(keyword):
-        return [a.yes for a in answers if a.clause.keyword == keyword and not a.skipped]
+    def of(keyword: str) -> list[bool | None]:
+        asked = (r for r in results if r.clause.keyword == keyword)
+        return [r.yes for r in asked if not r.untested]
 
     if of("with") and of("without") and all(of("with") + of("without")):
         return "artefact"

@@ -1,35 +1,55 @@
-"""Figures: draw from a frame, save picture, data and provenance. Never compute.
+"""Figures: keep picture, data, alt text and provenance. Drawn in harness/charts.py.
 
-    lines, scatter, bars, dots, heatmap, mixture_bars, table    drawn in charts.py
-    by_claim     which figures bear on a claim
     save         NN_name.png, .svg, .csv (4 significant digits), .alt.json
+    by_claim     which figures bear on a claim
     provenance   NN_provenance.json: versions, device, parameters, hashes of inputs
 
 Everything is written whole or not at all, and the same numbers give the same bytes.
 """
 
+from __future__ import annotations
+
 import io
 import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import matplotlib
 
-from harness import files, fingerprint
+from harness import files, fingerprint, outputs
 from harness.charts import STYLE
 from helpers.checkpoints import find_checkpoint
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from IPython.display import Image
+    from matplotlib.figure import Figure
 
-def save(figure, frame, name, alt, set, claims="", figures_dir=""):
-    """Save NN_name .png, .svg, .csv and .alt.json; return the picture for display.
+    from helpers.models import LM
+
+FOLDER_PARAMETERS = ("RUN_DIR", "FIGURES_DIR")  # where, not what: not in provenance
+
+
+def save(
+    figure: Figure,
+    frame: pd.DataFrame,
+    name: str,
+    alt: str,
+    set_name: str,
+    claim_ids: str = "",
+    figures_dir: str = "",
+) -> Image:
+    """Save NN_name.png, .svg, .csv and .alt.json; return the picture for display.
 
     frame: exactly what was drawn. alt: what the figure shows, for a reader who cannot
-    see it; what is seen in it is added from the frame. claims: ids, as "R1 R2".
+    see it; what is seen in it is added from the frame. claim_ids: as "R1 R2".
     """
     from IPython.display import Image
 
     if not alt.strip():
         raise ValueError(f"{name}: alt text is empty; say in one sentence what is seen")
-    folder = files.figures_dir(set, figures_dir)
-    alt = f"{alt.strip().rstrip('.')}. {getattr(figure, 'told', '')}".strip()
+    folder = files.figures_dir(set_name, figures_dir)
+    alt = f"{alt.strip().rstrip('.')}. {getattr(figure, 'alt_text', '')}".strip()
     pictures = {}
     with matplotlib.rc_context(STYLE):
         for kind, empty in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -37,68 +57,70 @@ def save(figure, frame, name, alt, set, claims="", figures_dir=""):
             figure.savefig(buffer, format=kind, dpi=110, metadata=empty)
             pictures[kind] = buffer.getvalue()
     text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-    about = {
-        "alt": alt,
-        "claims": claims.split(),
-        "columns": list(map(str, frame.columns)),
-    }
+    about = {"alt": alt, "claims": claim_ids.split()}
+    about["columns"] = [str(column) for column in frame.columns]
     files.write_whole(folder / f"{name}.csv", text)
     files.write_whole(folder / f"{name}.alt.json", _json(about))
     files.write_whole(folder / f"{name}.svg", pictures["svg"])
     files.write_whole(folder / f"{name}.png", pictures["png"])
-    return Image(data=pictures["png"], alt=alt)
+    metadata = outputs.figure_metadata(name)
+    return Image(data=pictures["png"], alt=alt, metadata=metadata)
 
 
 def _json(about: dict) -> str:
     return json.dumps(about, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-def by_claim(set, figures_dir="") -> dict[str, str]:
+def by_claim(set_name: str, figures_dir: str = "") -> dict[str, list[str]]:
     """Claim id -> the names of the figures that bear on it, of this run or kept."""
-    found = {}
-    for folder in (files.figures_dir(set, figures_dir), files.kept_dir(set)):
+    found: dict[str, dict[str, None]] = {}
+    for folder in (files.figures_dir(set_name, figures_dir), files.kept_dir(set_name)):
         for path in sorted(folder.glob("*.alt.json")):
             for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
                 found.setdefault(claim, {})[path.name.removesuffix(".alt.json")] = None
-    return {claim: ", ".join(names) for claim, names in found.items()}
+    return {claim: [*names] for claim, names in found.items()}
 
 
-def provenance(notebook, set, parameters, models=None, figures_dir=""):
+def provenance(
+    notebook: str,
+    set_name: str,
+    parameters: Mapping[str, object],
+    models: Mapping[str, LM] | None = None,
+    figures_dir: str = "",
+) -> None:
     """Write NN_provenance.json: what these figures were made from, and with what.
 
-    models: role -> a loaded model (name, revision, device, dtype) or None.
+    parameters: without those that say where results go. models: role -> a loaded model.
     """
     path = fingerprint.NOTEBOOKS / f"{notebook}.ipynb"
+    kept = {k: v for k, v in parameters.items() if k not in FOLDER_PARAMETERS}
     about = {
         "notebook": notebook,
-        "set": set,
-        "parameters": {k: _public(v) for k, v in parameters.items()},
+        "set": set_name,
+        "parameters": {k: _public(v) for k, v in kept.items()},
         "versions": fingerprint.versions(),
         "hashes": fingerprint.notebook_inputs(path) if path.exists() else {},
-        "models": {r: _model(m) for r, m in (models or {}).items() if m is not None},
+        "models": {role: _model(lm) for role, lm in (models or {}).items()},
     }
     name = f"{notebook.split('_')[0]}_provenance.json"
-    files.write_whole(files.figures_dir(set, figures_dir) / name, _json(about))
+    files.write_whole(files.figures_dir(set_name, figures_dir) / name, _json(about))
 
 
-def _public(value):
-    """A parameter as it may be shown: folders by their last name."""
-    shown = (
-        isinstance(value, str) and "/" in value and value.startswith(("/", "~", "."))
-    )
-    return value.rstrip("/").split("/")[-1] if shown else value
+def _public(value: object) -> object:
+    """A parameter as it may be published: folders by their last name."""
+    if isinstance(value, str) and "/" in value and value.startswith(("/", "~", ".")):
+        return value.rstrip("/").split("/")[-1]
+    return value
 
 
-def _model(lm) -> dict:
-
-    revision = getattr(lm, "revision", "") or None
-    name, hashed = str(getattr(lm, "name", "")), ""
+def _model(lm: LM) -> dict:
+    revision, name, digest = lm.revision or None, str(lm.name), ""
     if name:
-        hashed = fingerprint.model_digest(find_checkpoint(name, revision)[0])
+        digest = fingerprint.model_digest(find_checkpoint(name, revision)[0])
     return {
         "name": _public(name),
         "revision": revision or "",
-        "sha256": hashed,
-        "device": str(getattr(lm, "device", "")).split(":")[0],
-        "dtype": str(getattr(lm, "dtype", "")).removeprefix("torch."),
+        "sha256": digest,
+        "device": str(lm.device).split(":")[0],
+        "dtype": str(lm.dtype).removeprefix("torch."),
     }

@@ -1,31 +1,64 @@
+"""Judge a claim on a model set: measured rows -> a verdict and what it was decided by.
+
+    judge     the verdict of a claim, cell by cell, clause by clause
+    Judged    the result, as data; harness.wording puts it into words
+
+What a rule means is written in harness/clauses.py. No one types a verdict.
+"""
+
 from collections import defaultdict
 from dataclasses import dataclass
 
 from harness import clauses
 from harness.claims import NUMBERS, claim_row
-from harness.clauses import Part
+from harness.clauses import Clause, ClauseResult, Part
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """The verdict of one cell: a model, a frame, a support, ... .
+
+    results: the clauses that decided it; of a need that is not met, that one alone.
+    note: why it was not tested, where no clause says so.
+    """
+
+    cell: str
+    verdict: str
+    results: tuple[ClauseResult, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdict of a cell or a claim, why, and the number it hangs on."""
+    """The verdict of a claim, what it was decided by, and the number it hangs on.
 
+    cells: the results of all cells, or none and a `note`. cell, part, measured: where
+    the number stands, its name, and itself.
+    """
+
+    claim: str
     verdict: str
-    reason: str
-    part: Part = Part()
+    cells: tuple[CellResult, ...] = ()
+    note: str = ""
     cell: str = ""
-    name: str = ""
-    answers: tuple[clauses.ClauseResult, ...] = ()
+    part: str = ""
+    measured: Part = Part()
 
 
-def judge(claim: str, rows: list[dict], set: str) -> Judged:
-    """The verdict of a claim on a set, from the rows measured for it."""
+def judge(
+    claim: str, rows: list[dict], set_name: str, unmeasured: str = NOT_MEASURED
+) -> Judged:
+    """Judge a claim on a model set from its rows. unmeasured: why there are none."""
     spec = claim_row(claim)
     if spec["kind"] == "literature":
-        return _cited(spec)
-    kind = set if set in ("mini", "paper") else "yours"
+        agrees = spec["paper_value"] == spec["ceiling"]
+        return Judged(claim, "reproduced" if agrees else "not reproduced")
+    kind = set_name if set_name in ("mini", "paper") else "yours"
     if kind not in spec["sets"].split():
-        return Judged("not tested", f"its numbers are judged on {spec['sets']} only")
+        note = f"its numbers are judged on {spec['sets']} only"
+        return Judged(claim, "not tested", note=note)
     cells: dict[str, dict[str, Part]] = defaultdict(dict)
     for row in rows:
         if row["claim"] == claim:
@@ -33,7 +66,8 @@ def judge(claim: str, rows: list[dict], set: str) -> Judged:
             cells[row["cell"]][row["part"]] = Part(**{k: row[k] for k in keys})
     shared = cells.pop("", {})
     if "" in shared or not (cells or shared):
-        return Judged("not tested", shared[""].reason if shared else "not measured")
+        note = shared[""].reason if shared else unmeasured
+        return Judged(claim, "not tested", note=note)
     rule = clauses.parse_rule(spec["rule"])
     judged_parts = {n.split("@")[0] for c in rule for n in c.names} | {""}
     cells = {
@@ -41,108 +75,60 @@ def judge(claim: str, rows: list[dict], set: str) -> Judged:
         for cell, own in cells.items()
         if any(name.split("@")[0] in judged_parts for name in own)
     }
-    return _combine(
-        [
-            _judge_cell(rule, shared | own, spec, cell)
-            for cell, own in (cells or {"": {}}).items()
-        ],
-        spec,
+    results = (
+        _judge_cell(rule, shared | own, thresholds(spec, cell), cell)
+        for cell, own in (cells or {"": {}}).items()
     )
+    return _combine(claim, tuple(results))
 
 
-def _cited(spec: dict) -> Judged:
-    says, source = spec["paper_value"], spec["ceiling"]
-    verdict = "reproduced" if says == source else "not reproduced"
-    reason = f"the write-up: {says}; the source: {source} ({spec['measure']})"
-    return Judged(verdict, reason)
-
-
-def _thresholds(spec: dict, cell: str) -> dict[str, float]:
-    """The thresholds of a row that its rule calls by name."""
+def thresholds(spec: dict, cell: str) -> dict[str, float]:
+    """The thresholds of a row of claims.csv that its rule calls by name."""
     pairs = [p.rsplit("=", 1) for p in spec["paper_value"].split("|") if "=" in p]
     out = {k: float(spec[k]) for k in ("margin", "tolerance") if spec[k]}
     return out | {"paper": float(dict(pairs).get(cell, "nan"))}
 
 
-def _judge_cell(rule, parts: dict[str, Part], spec: dict, cell: str) -> Judged:
+def _judge_cell(
+    rule: list[Clause], parts: dict[str, Part], limits: dict[str, float], cell: str
+) -> CellResult:
     if "" in parts:
-        return Judged("not tested", parts[""].reason, cell=cell)
-    answers = []
+        return CellResult(cell, "not tested", note=parts[""].reason)
+    results = []
     for clause in rule:
         try:
-            answer = clauses.evaluate_clause(clause, parts, _thresholds(spec, cell))
+            result = clauses.evaluate_clause(clause, parts, limits)
         except LookupError as missing:
-            return Judged("not tested", str(missing.args[0]), cell=cell)
-        if clause.keyword == "needs" and not answer.yes:
-            reason = ": ".join(filter(None, (clause.otherwise, answer.said)))
-            return Judged("not tested", reason, cell=cell)
-        answers.append(answer)
-    verdict = clauses.cell_verdict(answers)
-    said = [a for a in answers if a.clause.keyword != "needs"]
-    reason = "; ".join(a.said for a in said)
-    if verdict == "not tested" and not all(a.skipped for a in said):
-        reason = f"too wide an interval, measure more items: {reason}"
-    key = "with" if verdict == "artefact" else "holds"
-    head = [a for a in said if a.clause.keyword == key and not a.skipped]
-    if verdict in ("partly", "not reproduced"):  # the number that fails it comes first
-        head.sort(key=lambda a: a.yes is not False)
-    part, name = (head[0].part, head[0].clause.names[0]) if head else (Part(), "")
-    return Judged(verdict, reason, part, cell, name, tuple(said))
+            return CellResult(cell, "not tested", note=str(missing.args[0]))
+        if clause.keyword != "needs":
+            results.append(result)
+        elif not result.yes:
+            return CellResult(cell, "not tested", (result,))
+    return CellResult(cell, clauses.cell_verdict(results), tuple(results))
 
 
-def _combine(cells: list[Judged], spec: dict) -> Judged:
-    """One verdict, and one reason with its numbers, from those of the cells."""
+def _combine(claim: str, cells: tuple[CellResult, ...]) -> Judged:
+    """One verdict from those of the cells, and the number it hangs on."""
     tested = [c for c in cells if c.verdict != "not tested"]
-    found = [v for v in clauses.VERDICTS if any(c.verdict == v for c in tested)]
+    found = {c.verdict for c in tested}
     if len(found) > 1:
-        mixed = "partly" if {"reproduced", "partly"} & {*found} else "not reproduced"
-    verdict = "not tested" if not found else found[0] if len(found) == 1 else mixed
-    head = next((c for c in tested if c.verdict == verdict), (tested or cells)[0])
-    if len(cells) <= 2:
-        lines = [f"{c.cell}: {c.reason}" if len(cells) > 1 else c.reason for c in cells]
+        mixed = found & {"reproduced", "partly"}
+        verdict = "partly" if mixed else "not reproduced"
     else:
-        lines = [_split(cells, found), *_clause_lines(tested, spec)]
-        lines += _untested(cells)
-    return Judged(
-        verdict, "; ".join(filter(None, lines)), head.part, head.cell, head.name
-    )
+        verdict = found.pop() if found else "not tested"
+    first = next((c for c in tested if c.verdict == verdict), (tested or cells)[0])
+    part, measured = _deciding_number(first)
+    return Judged(claim, verdict, cells, "", first.cell, part, measured)
 
 
-def _split(cells: list[Judged], found: list[str]) -> str:
-    if len(found) < 2:
-        return ""
-    named = {v: [c.cell for c in cells if c.verdict == v] for v in found}
-    return "; ".join(
-        f"{verdict} in {len(c)} of {len(cells)} ({' / '.join(c)})"
-        for verdict, c in named.items()
-    )
-
-
-def _clause_lines(tested: list[Judged], spec: dict) -> list[str]:
-    """Each clause over all tested cells: what was asked, how often yes, the range."""
-    by_clause = defaultdict(list)
-    for answer in (a for cell in tested for a in cell.answers):
-        by_clause[answer.clause].append(answer)
-    lines = []
-    for clause, all_answers in by_clause.items():
-        answers = [a for a in all_answers if not a.skipped]
-        lines += dict.fromkeys(a.said for a in all_answers if a.skipped)
-        if answers:
-            values = [a.part.value for a in answers]
-            verb = clauses.PHRASES[clauses.CHECKS[clause.check]][0]
-            name, *other = (a.replace("margin", spec["margin"]).replace("_", " ")
-                            for a in clause.arguments)  # fmt: skip
-            lines.append(
-                f"{name} ({min(values):.4g} to {max(values):.4g}) {verb} "
-                f"{', '.join(other) or 'the paper'} in "
-                f"{sum(a.yes is True for a in answers)} of {len(answers)}"
-            )
-    return lines
-
-
-def _untested(cells: list[Judged]) -> list[str]:
-    reasons = defaultdict(list)
-    for cell in cells:
-        if cell.verdict == "not tested":
-            reasons[cell.reason.split(":")[0]].append(cell.cell)
-    return [f"not tested ({r}): {' / '.join(c)}" for r, c in reasons.items()]
+def _deciding_number(cell: CellResult) -> tuple[str, Part]:
+    """The part that a cell's verdict hangs on; of a failed cell the one that fails."""
+    keyword = "with" if cell.verdict == "artefact" else "holds"
+    asked = [r for r in cell.results if r.clause.keyword == keyword and not r.untested]
+    if cell.verdict in ("partly", "not reproduced"):
+        asked.sort(key=lambda result: result.yes is not False)
+    if not asked:
+        return "", Part()
+    clause = asked[0].clause
+    one_number = clause.check != "monotone"
+    return clause.names[0], asked[0].parts[0][1] if one_number else Part()

@@ -5,12 +5,13 @@
     recorder.add("G1", {"mismatch": estimate}, cell)  measured parts of a claim
     recorder.add_not_tested("R2", reason, cell=cell)  or why there are none
     recorder.save_figure(figure, frame, "01_norms", alt, "G3 G4")
-    recorder.show_parts("G1")                         the rows recorded so far, as a table
+    recorder.show_parts("G1")                         its rows so far, as a table
     recorder.show_verdict("G1", "G2")                 verdict and finding, in words
-    recorder.finish()                                 write the rows and provenance, show all
+    recorder.finish()                                 write all, show the verdicts
 
-What is displayed carries, under METADATA_KEY in its output's metadata, which figure or
-which claims it shows, so that nobody has to read a notebook's source to find out.
+What is displayed says in its output's metadata which figure or which claims it shows
+(harness/outputs.py), so that nothing has to read a notebook's source to find out. A
+picture keeps that as a cell's last value and with display(...) alike.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from IPython.display import Image
 
     from helpers.models import LM
-
-METADATA_KEY = "concept_tokens"
 
 
 class Recorder:
@@ -71,11 +70,9 @@ class Recorder:
         self, figure, frame: pd.DataFrame, name: str, alt: str, claim_ids: str = ""
     ) -> Image:
         """Save NN_name .png .svg .csv .alt.json; return the picture for display."""
-        image = figures.save(
+        return figures.save(
             figure, frame, name, alt, self.set_name, claim_ids, self.figures_dir
         )
-        image.metadata = {**(image.metadata or {}), METADATA_KEY: {"figure": name}}
-        return image
 
     def show_parts(self, claim: str) -> None:
         """Display the rows recorded for a claim."""
@@ -90,7 +87,7 @@ class Recorder:
         tables.display_verdict(self.rows, self.set_name, *claim_ids)
 
     def finish(self) -> None:
-        """Write the measured rows and the provenance; print and display the verdicts."""
+        """Write measured rows and provenance; print and display the verdicts."""
         claims.record(self.rows, self.set_name, self.notebook, self.run_dir)
         figures.provenance(
             self.notebook, self.set_name, self.parameters, self.models, self.figures_dir

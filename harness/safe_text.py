@@ -1,3 +1,10 @@
+"""Make model text safe to show: nothing hidden, nothing steering, nothing undrawable.
+
+escape_invisible     controls and direction marks spelled out, for HTML and terminals
+readable             the same and no unknown glyph, cut to length, for a label
+readable_sentence    the same at a sentence's length
+"""
+
 import re
 import unicodedata
 from functools import cache

@@ -1,88 +1,109 @@
+"""Verdict tables: every claim of a model set with its verdict, number and reason.
+
+verdict_frame      measured rows -> one row a claim, as verdicts.csv has them
+gather             the same, from the rows that every notebook of a set has kept
+display_verdict    verdict and finding of claims, in a notebook
+display_table      the verdicts of a whole notebook, its last output
+"""
+
+from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
 
 import pandas as pd
 
-from harness import files, safe_text, summaries
+from harness import files, outputs, safe_text, summaries, wording
 from harness.claims import NUMBERS, claim_row, claims, read_rows
-from harness.judge import judge
+from harness.judge import NOT_MEASURED, judge
+
+KEPT = ("section", "notebook", "kind", "paper_value", "statement")  # of claims.csv
 
 
-def verdict_frame(rows: list[dict], set: str, ids=None, why=None) -> pd.DataFrame:
-    """One row a claim. `why`: notebook -> reason, for claims that have no rows."""
-    kept = ("section", "notebook", "kind", "paper_value", "statement")
+def verdict_frame(
+    rows: list[dict],
+    set_name: str,
+    claim_ids: Iterable[str] = (),
+    why_unmeasured: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Judge claims (all if none are named): one row a claim.
+
+    why_unmeasured: notebook -> reason, for its claims that have no rows.
+    """
     out = []
-    for id in ids or claims():
-        spec, judged = claim_row(id), judge(id, rows, set)
-        reason = judged.reason
-        if reason == "not measured":
-            reason = (why or {}).get(spec["notebook"], reason)
-        part, seeds = judged.part, {r["seed"] for r in rows if r["claim"] == id}
-        numbers = {"part": judged.name} | {k: getattr(part, k) for k in NUMBERS}
-        numbers["n"] = part.n or None
-        seed = ", ".join(sorted(str(s) for s in seeds if s != ""))
-        head = {"id": id, "verdict": judged.verdict, "reason": reason}
-        tail = {"seed": seed, "cell": judged.cell, "set": set}
-        found = (
-            summaries.summary_sentence(id, rows)
-            if judged.verdict != "not tested"
-            else ""
-        )
-        more = {k: spec[k] for k in kept} | {"found": found}
-        out.append(head | numbers | tail | more)
+    for claim in claim_ids or claims():
+        spec, own = claim_row(claim), [r for r in rows if r["claim"] == claim]
+        why = (why_unmeasured or {}).get(spec["notebook"], NOT_MEASURED)
+        judged = judge(claim, own, set_name, why)
+        tested = judged.verdict != "not tested"
+        seeds = {str(row["seed"]) for row in own} - {""}
+        row = {"id": claim, "verdict": judged.verdict}
+        row |= {"reason": wording.reason_text(judged), "part": judged.part}
+        row |= {key: getattr(judged.measured, key) for key in NUMBERS}
+        row |= {"n": judged.measured.n or None, "seed": ", ".join(sorted(seeds))}
+        row |= {"cell": judged.cell, "set": set_name} | {key: spec[key] for key in KEPT}
+        row["found"] = summaries.summary_sentence(claim, own) if tested else ""
+        out.append(row)
     return pd.DataFrame(out).astype({"n": "Int64"})
 
 
-def gather(set: str, run_dir: str = "", failed: dict | None = None) -> pd.DataFrame:
+def gather(
+    set_name: str, run_dir: str = "", failed: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Judge every claim from all rows at hand: this run's, else figures/<set>/'s.
 
-    `failed`: notebook -> why it could not be run, which its claims then say.
+    failed: notebook -> why it could not be run, which its claims then say.
     """
     rows, why = [], dict(failed or {})
     for notebook in dict.fromkeys(row["notebook"] for row in claims().values()):
         if not notebook or notebook in why:
             continue
-        path = find_rows(notebook, set, run_dir)
+        path = find_rows(notebook, set_name, run_dir)
         if path:
             rows += read_rows(path)
         else:
             written = (files.ROOT / "notebooks" / f"{notebook}.ipynb").exists()
-            state = f"has not finished on {set}" if written else "is not written"
+            state = f"has not finished on {set_name}" if written else "is not written"
             why[notebook] = f"notebook {notebook} {state}"
-    return verdict_frame(rows, set, why=why)
+    return verdict_frame(rows, set_name, why_unmeasured=why)
 
 
-def find_rows(notebook: str, set: str, run_dir: str = "") -> Path | None:
+def find_rows(notebook: str, set_name: str, run_dir: str = "") -> Path | None:
     """A notebook's measured rows: of this run, else the ones kept with the figures."""
-    name = f"{notebook}.measured.csv"
-    folders = (files.run_dir(set, run_dir), files.figures_dir(set), files.kept_dir(set))
-    places = (folder / name for folder in folders)
+    folders = (
+        files.run_dir(set_name, run_dir),
+        files.figures_dir(set_name),
+        files.kept_dir(set_name),
+    )
+    places = (folder / f"{notebook}.measured.csv" for folder in folders)
     return next((path for path in places if path.exists()), None)
 
 
-def display_verdict(rows: list[dict], set: str, *ids: str) -> None:
+def display_verdict(rows: list[dict], set_name: str, *claim_ids: str) -> None:
     """Display verdict and finding of claims, from the rows measured so far."""
-    from html import escape
-
-    from IPython.display import HTML, display
-
-    frame = verdict_frame(rows, set, ids)
     lines = [
         f"<p><b>{row.id}, {row.verdict}:</b> "
         f"{escape(row.found or row.reason.removeprefix('not tested '))}</p>"
-        for row in frame.itertuples()
+        for row in verdict_frame(rows, set_name, claim_ids).itertuples()
     ]
-    display(HTML(safe_text.escape_invisible("\n".join(lines))))
+    _display_html("\n".join(lines), outputs.claims_metadata(claim_ids))
 
 
-def display_table(notebook: str, set: str, run_dir: str = "") -> None:
-    """Print verdict words, display reasons: a notebook's claims, or ("") all."""
-    from IPython.display import HTML, display
+def display_table(notebook: str, set_name: str, run_dir: str = "") -> None:
+    """Print the verdict words of a notebook's claims, display what was found and why.
 
-    frame = gather(set, run_dir)
-    if notebook:
-        frame = frame[frame["notebook"] == notebook]
+    The last output of a notebook, in the cell that wrote its rows.
+    """
+    frame = gather(set_name, run_dir)
+    frame = frame[frame["notebook"] == notebook]
     print("\n".join(f"{row.id}  {row.verdict}" for row in frame.itertuples()))
     with pd.option_context("display.max_colwidth", None):
         columns = ["id", "statement", "verdict", "found", "reason"]
         html = frame[columns].to_html(index=False, escape=True)
-    display(HTML(safe_text.escape_invisible(html)))
+    _display_html(html, outputs.claims_metadata(frame["id"], recorded=True))
+
+
+def _display_html(html: str, metadata: dict) -> None:
+    """Display HTML with what could hide or steer the page spelled out."""
+    from IPython.display import HTML, display
+
+    display(HTML(safe_text.escape_invisible(html)), metadata=metadata)

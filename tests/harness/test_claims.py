@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.stats import Estimate
-from harness import claims, clauses, judge, tables
+from harness import claims, clauses, judge, tables, wording
 from harness.clauses import Part, evaluate_clause, parse_rule
 
 MEASURED = [c for c, row in claims.claims().items() if row["kind"] != "literature"]
@@ -30,7 +30,7 @@ def a_cell(claim):
 
 def solve(clause, wish, row, cell):
     """Parts {name: (value, n)} that answer one clause with `wish`."""
-    numbers = judge._thresholds(row, cell)
+    numbers = judge.thresholds(row, cell)
 
     def limit(i):
         a = clause.arguments[i]
@@ -84,13 +84,14 @@ def measure(claim, wishes):
     ]
 
 
+reason = wording.reason_text
 STATEMENT = {"needs": True, "holds": True, "with": True, "without": False}
 
 
 @pytest.mark.parametrize("claim", MEASURED)
 def test_statement_that_holds_is_reproduced(claim):
     judged = judge.judge(claim, measure(claim, STATEMENT), a_set(claim))
-    assert judged.verdict == "reproduced", judged.reason
+    assert judged.verdict == "reproduced", reason(judged)
 
 
 @pytest.mark.parametrize("claim", MEASURED)
@@ -98,7 +99,7 @@ def test_statement_that_fails_is_not_reproduced(claim):
     wishes = {"needs": True, "holds": False, "with": False, "without": False}
     rows = measure(claim, wishes)
     judged = judge.judge(claim, rows, a_set(claim))
-    assert judged.verdict == "not reproduced", judged.reason
+    assert judged.verdict == "not reproduced", reason(judged)
 
 
 STEPS = [
@@ -128,9 +129,9 @@ def test_every_clause_of_every_rule_can_change_the_verdict(claim, clause):
     before = judge.judge(claim, measure(claim, base), a_set(claim))
     flipped = measure(claim, base | {clause: not base[clause.keyword]})
     after = judge.judge(claim, flipped, a_set(claim))
-    assert before.verdict != after.verdict, (before.reason, after.reason)
+    assert before.verdict != after.verdict, (reason(before), reason(after))
     if clause.keyword == "needs":
-        assert after.verdict == "not tested" and after.reason
+        assert after.verdict == "not tested" and reason(after)
 
 
 @pytest.mark.parametrize("claim", LITERATURE)
@@ -221,9 +222,9 @@ def test_sentences_carry_the_numbers():
     clause = parse_rule("holds at_most(score, 0.1)")[0]
     answer = evaluate_clause(clause, {"score": Part(0.71, 0.65, 0.77, 60)}, {})
     assert answer.yes is False
-    assert answer.said == "score 0.71 [0.65, 0.77] exceeds 0.1"
+    assert wording.clause_sentence(answer) == "score 0.71 [0.65, 0.77] exceeds 0.1"
     wide = evaluate_clause(clause, {"score": Part(0.1, 0.0, 0.2, 60)}, {})
-    assert wide.yes is None and "straddles" in wide.said
+    assert wide.yes is None and "straddles" in wording.clause_sentence(wide)
 
 
 # --- cells, sets and missing numbers -------------------------------------------------
@@ -242,18 +243,18 @@ def r1(cell, score, gain, n=60, half=0.02):
 def test_reading_the_top_token_only_is_partly():
     judged = judge.judge("R1", r1("m", 0.6, 0.0), "mini")
     assert judged.verdict == "partly"
-    assert "score 0.6 [0.58, 0.62] exceeds 0.1" in judged.reason
+    assert "score 0.6 [0.58, 0.62] exceeds 0.1" in reason(judged)
 
 
 def test_a_wide_interval_decides_nothing():
     judged = judge.judge("R1", r1("m", 0.1, 0.05, half=0.5), "mini")
-    assert judged.verdict == "not tested" and "too wide" in judged.reason
+    assert judged.verdict == "not tested" and "too wide" in reason(judged)
 
 
 def test_models_that_disagree_make_it_partly():
     rows = r1("a", 0.0, 0.0) + r1("b", 0.9, 0.3)
     judged = judge.judge("R1", rows, "mini")
-    assert judged.verdict == "partly" and "a:" in judged.reason
+    assert judged.verdict == "partly" and "a:" in reason(judged)
 
 
 def r2(cell, recall, sliced, floor=0.1, ceiling=0.9):
@@ -266,28 +267,30 @@ def test_a_frame_not_understood_is_no_evidence():
     rows = r2("m, direct", 0.1, 0.1, ceiling=0.1)
     judged = judge.judge("R2", rows, "mini")
     assert judged.verdict == "not tested"
-    assert "frame not understood" in judged.reason
+    assert "frame not understood" in reason(judged)
     rows += r2("m, selfie", 0.8, 0.0)
     judged = judge.judge("R2", rows, "mini")
-    assert judged.verdict == "artefact" and "frame not understood" in judged.reason
+    assert judged.verdict == "artefact" and "frame not understood" in reason(judged)
 
 
 def test_a_pattern_missing_in_some_cells_is_not_an_artefact():
     rows = r2("a", 0.8, 0.0) + r2("b", 0.8, 0.8) + r2("c", 0.8, 0.0)
     judged = judge.judge("R2", rows, "mini")
     assert judged.verdict == "not reproduced"
-    assert "artefact in 2 of 3 (a / c)" in judged.reason
+    assert "artefact in 2 of 3 (a / c)" in reason(judged)
 
 
 def test_reasons_for_what_was_not_measured():
     assert judge.judge("R1", [], "mini").verdict == "not tested"
     rows = [claims.not_tested("I1", "no INSTRUCT model was given")]
     judged = judge.judge("I1", rows, "stories")
-    assert judged == judge.Judged("not tested", "no INSTRUCT model was given")
+    note = "no INSTRUCT model was given"
+    assert judged == judge.Judged("I1", "not tested", note=note)
+    assert reason(judged) == note
     lacking = judge.judge("R1", r1("m", 0.9, 0.3)[:1], "mini")
-    assert (lacking.verdict, lacking.reason) == ("not tested", "not measured: gain")
+    assert (lacking.verdict, reason(lacking)) == ("not tested", "not measured: gain")
     only_paper = judge.judge("G6", measure("G6", STATEMENT), "mini")
-    assert only_paper.verdict == "not tested" and "paper" in only_paper.reason
+    assert only_paper.verdict == "not tested" and "paper" in reason(only_paper)
 
 
 def test_a_part_declared_untested_is_left_out_and_named():
@@ -297,7 +300,7 @@ def test_a_part_declared_untested_is_left_out_and_named():
         claims.not_tested("R4", "built in on mini", part="spanish", cell="m"),
     ]
     judged = judge.judge("R4", rows, "mini")
-    assert judged.verdict == "reproduced" and "built in on mini" in judged.reason
+    assert judged.verdict == "reproduced" and "built in on mini" in reason(judged)
 
 
 def test_parts_without_a_cell_are_shared():

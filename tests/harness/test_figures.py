@@ -63,25 +63,24 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
 
 
 def test_a_chart_says_in_words_what_it_shows():
-    say = str
     one = FRAME[FRAME.kind == "a"]
-    assert alt_text.values(one, "y", ("kind", "x"), say) == "0.0: 0.123; 1.0: 1."
-    assert alt_text.values(FRAME, "y", ("kind", "x"), say).startswith(
+    assert alt_text.describe_values(one, "y", ("kind", "x")) == "0.0: 0.123; 1.0: 1."
+    assert alt_text.describe_values(FRAME, "y", ("kind", "x")).startswith(
         "a, 0.0: 0.123; a, "
     )
     many = pd.DataFrame({"kind": ["a", "b"] * 20, "i": range(40), "y": [1.0, 2.0] * 20})
-    assert alt_text.values(many, "y", ("kind", "i"), say) == "a: 1; b: 2."
+    assert alt_text.describe_values(many, "y", ("kind", "i")) == "a: 1; b: 2."
     hill = pd.DataFrame({"x": [0, 1, 2, 3], "y": [1.0, 9.0, 2.0, 3.0]})
-    said = alt_text.courses(hill, "x", "y", (None,), say)
+    said = alt_text.describe_lines(hill, "x", "y", (None,))
     assert said == "1 at 0 to 9 at 1 to 2 at 2 to 3 at 3."
-    assert alt_text.clouds(hill, "x", "y", (None,), say) == (
+    assert alt_text.describe_points(hill, "x", "y", (None,)) == (
         "4 points, 1 to 9, rank correlation 0.40."
     )
     flat = hill.assign(y=1.0)
-    assert alt_text.clouds(flat, "x", "y", (None,), say) == "4 points, 1."
+    assert alt_text.describe_points(flat, "x", "y", (None,)) == "4 points, 1."
     steps = pd.DataFrame({"step": [1, 1, 2], "token": ["a", "b", "c"],
                           "prob": [0.2, 0.7, 0.5]})  # fmt: skip
-    said = alt_text.mixtures(steps, "step", "token", "prob", None, say)
+    said = alt_text.describe_mixtures(steps, "step", "token", "prob", None)
     assert said == "step 1 b 0.7, step 2 c 0.5."
 
 
@@ -152,4 +151,7 @@ def test_a_claim_is_followed_to_the_figures_that_bear_on_it(tmp_path, monkeypatc
     for name, ids in (("04_b", ["N1", "N3"]), ("02_a", ["N1"])):
         path = folder / f"{name}.alt.json"
         path.write_text(json.dumps({"claims": ids}))
-    assert figures.by_claim("mini", str(folder)) == {"N1": "02_a, 04_b", "N3": "04_b"}
+    assert figures.by_claim("mini", str(folder)) == {
+        "N1": ["02_a", "04_b"],
+        "N3": ["04_b"],
+    }
