@@ -1,28 +1,38 @@
+"""Floors: what a mixture is compared with when its content is taken away.
+
+    random_like      random vectors with the norms of given ones
+    shuffled         the kept tokens under each other's weights
+    random_weights   the kept tokens under random weights
+    random_tokens    random tokens under the real weights
+
+The last three are weight rules, for `generate_concepts(..., weight_rule=rule)`.
+"""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import torch
 
 from helpers.mixture import WeightRule, at_least_float32
 from helpers.weight_rules import random_rule, sort_weights
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
-def random_like(vectors: Tensor, draw) -> Tensor:
-    """Random directions with the norms of vectors (...,D): a floor for all of them.
+def random_like(vectors: Tensor, generator: Generator) -> Tensor:
+    """Draw random directions with the norms of vectors (...,D).
 
-    draw: a torch.Generator on the CPU, so that every device gets the same directions.
+    generator: on the CPU, so that every device gets the same directions.
     """
-    from torch import randn
-
-    noise = randn(vectors.shape, generator=draw).to(vectors.device)
+    noise = torch.randn(vectors.shape, generator=generator).to(vectors.device)
     norms = at_least_float32(vectors).norm(dim=-1, keepdim=True)
     return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(vectors.dtype)
 
 
 def shuffled(seed: int = 0) -> WeightRule:
-    """Floor: the kept tokens, their weights dealt out in random order."""
+    """Keep the tokens and deal their weights out in random order."""
 
     def rule(probs, indices, draw):
         return probs, indices.gather(-1, draw(probs).argsort(-1))
@@ -31,19 +41,20 @@ def shuffled(seed: int = 0) -> WeightRule:
 
 
 def random_weights(seed: int = 0) -> WeightRule:
-    """Floor: the kept tokens under weights drawn from a flat Dirichlet."""
+    """Keep the tokens under weights drawn from a flat Dirichlet distribution."""
 
     def rule(probs, indices, draw):
-        flat = -draw(probs).log()
-        return sort_weights(flat / flat.sum(-1, keepdim=True), indices)
+        exponential = -draw(probs).log()
+        weights = exponential / exponential.sum(-1, keepdim=True)
+        return sort_weights(weights, indices)
 
     return random_rule(rule, seed)
 
 
 def random_tokens(seed: int = 0) -> WeightRule:
-    """Floor: the weights kept, on distinct tokens drawn from the whole vocabulary."""
+    """Keep the weights, on distinct tokens drawn from the whole vocabulary."""
 
-    def rule(probs, indices, draw, vocabulary):
-        return probs, draw(vocabulary).topk(indices.shape[-1], dim=-1).indices
+    def rule(probs, indices, draw, logits):
+        return probs, draw(logits).topk(indices.shape[-1], dim=-1).indices
 
     return random_rule(rule, seed, needs_logits=True)

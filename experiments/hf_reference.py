@@ -1,11 +1,20 @@
+"""What transformers' own `generate` returns: the reference for everything of ours.
+
+chat_ids                user messages in the model's chat template
+generate_tokens         prompts as ids or as embeddings, with any settings
+generate_from_vectors   prompts that are vectors, greedily
+refeed_each_step        one-vector prompts, with the fault of releases 4.49-4.57
+truncate_at_eos         new ids up to the first end token
+"""
+
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments.scoring import equal_lengths, token_ids
+from experiments.scoring import equal_length_batches, token_ids
 from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
@@ -13,88 +22,93 @@ if TYPE_CHECKING:
 
     from helpers.models import LM
 
+INPUTS = ("ids", "embeds")  # the two ways to give `generate` a prompt
+# Every setting is given, so that none comes from the model's own generation config.
+GREEDY = dict(
+    do_sample=False, num_beams=1, repetition_penalty=1.0,
+    temperature=1.0, top_k=50, top_p=1.0,
+)  # fmt: skip
 
-def refeed_each_step(lm: LM, x: Tensor, max_new_tokens: int = 50) -> list[list[int]]:
-    """What one vector (B,D) gives when it is fed again at every step -> ids (B,N).
 
-    The defect of transformers 4.49.0-4.57.6 with one-vector prompts (issue 41863).
+def chat_ids(lm: LM, contents: list[str]) -> list[list[int]]:
+    """Encode user messages in the model's chat template; the template adds any BOS."""
+    texts = [chat_prompt(lm, content) for content in contents]
+    return lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
+
+
+@torch.no_grad()
+def generate_tokens(
+    lm: LM, prompts: list, source: str, max_new_tokens: int = 50, **settings: Any
+) -> list[list[int]]:
+    """Call `model.generate` on prompts -> the ids it returns, nothing cut off.
+
+    prompts: texts or id lists. source: "ids" or "embeds". settings: of `generate`, over
+    GREEDY; padded=True puts all prompts in one left-padded batch and gives no mask,
+    otherwise prompts of one length make a batch. Padding after a row's end is removed.
     """
-    ids = []
-    with torch.no_grad():
-        for part in x.to(lm.device, lm.dtype).split(8):
-            again = part[:, None].expand(-1, max_new_tokens, -1)
-            logits = lm.model(inputs_embeds=again, use_cache=False).logits
-            ids += logits.argmax(-1).tolist()
-    return ids
+    rows, settings = token_ids(lm, prompts), GREEDY | settings
+    pad = _unused_id(lm, rows)
+    if settings.pop("padded", False):
+        longest = max(map(len, rows))
+        rows = [[pad] * (longest - len(row)) + row for row in rows]
+    returned: dict[int, list[int]] = {}
+    for batch in equal_length_batches(rows):
+        ids = torch.tensor([rows[i] for i in batch], device=lm.device)
+        inputs = {"input_ids": ids}
+        if source == "embeds":
+            inputs = {"inputs_embeds": lm.model.get_input_embeddings()(ids)}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Passing `repetition_penalty`")  # tested
+            out = lm.model.generate(
+                **inputs, **settings, max_new_tokens=max_new_tokens,
+                eos_token_id=list(lm.eos_ids) or None, pad_token_id=pad,
+            )  # fmt: skip
+        start = ids.shape[1] if source == "ids" else 0
+        for i, row in zip(batch, out.tolist()):
+            returned[i] = row[:start] + truncate_at_eos(row[start:], lm.eos_ids)
+    return [returned[i] for i in range(len(rows))]
 
 
 def generate_from_vectors(
     lm: LM, x: Tensor, max_new_tokens: int = 20
 ) -> list[list[int]]:
-    """What `model.generate(inputs_embeds=x)` returns for x (B,T,D), greedy -> ids."""
+    """Call `model.generate(inputs_embeds=x)` greedily on x (B,T,D) -> new ids."""
     x = x.to(lm.device, lm.dtype)
-    pad = lm.eos_ids[0] if lm.eos_ids else 0
     out = lm.model.generate(
-        inputs_embeds=x, attention_mask=torch.ones(x.shape[:2], device=x.device).long(),
-        max_new_tokens=max_new_tokens, pad_token_id=pad, **GREEDY,
-    )  # fmt: skip
+        inputs_embeds=x,
+        attention_mask=torch.ones(x.shape[:2], device=x.device).long(),
+        max_new_tokens=max_new_tokens,
+        pad_token_id=lm.eos_ids[0] if lm.eos_ids else 0,
+        **GREEDY,
+    )
     return out.tolist()
 
 
-# Every setting is given, so that none comes from the model's own generation config.
-GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0,
-          "temperature": 1.0, "top_k": 50, "top_p": 1.0}  # fmt: skip
-INPUTS = ("ids", "embeds")
+@torch.no_grad()
+def refeed_each_step(lm: LM, x: Tensor, max_new_tokens: int = 50) -> list[list[int]]:
+    """Feed one vector (B,D) again at every step -> the N top ids that follow, (B,N).
 
-
-def chat_ids(lm: LM, contents: list[str]) -> list[list[int]]:
-    """User messages in the model's chat template, as ids; the template adds any BOS."""
-    texts = [chat_prompt(lm, content) for content in contents]
-    return lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
-
-
-def generate_tokens(
-    lm: LM, prompts: list, source: str, max_new_tokens: int = 50, **settings
-):
-    """What `model.generate` returns for each prompt, as id lists: nothing is cut off.
-
-    source: "ids" or "embeds". settings: of `generate`, over GREEDY; padded=True puts
-    all prompts in one left-padded batch and gives no mask, otherwise prompts of one
-    length make a batch. Padding after a row's end is removed.
+    The fault of transformers 4.49.0-4.57.6 with one-vector prompts (issue 41863).
     """
-    rows, settings = token_ids(lm, prompts), GREEDY | settings
-    padded = settings.pop("padded", False)
-    pad = _pad_id(lm, rows)
-    longest = max(map(len, rows))
-    filled = [[pad] * (longest - len(row)) * padded + row for row in rows]
-    out: list[list[int]] = [[] for _ in rows]
-    for group in equal_lengths(filled):
-        ids = torch.tensor([filled[i] for i in group], device=lm.device)
-        given = {"input_ids": ids}
-        if source == "embeds":
-            given = {"inputs_embeds": lm.model.get_input_embeddings()(ids)}
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Passing `repetition_penalty`")  # tested
-            returned = lm.model.generate(
-                **given, **settings, max_new_tokens=max_new_tokens,
-                eos_token_id=list(lm.eos_ids) or None, pad_token_id=pad,
-            )  # fmt: skip
-        start = ids.shape[1] if source == "ids" else 0
-        for i, row in zip(group, returned.tolist()):
-            out[i] = row[:start] + truncate_at_eos(row[start:], lm.eos_ids)
-    return out
+    ids = []
+    for part in x.to(lm.device, lm.dtype).split(8):
+        repeated = part[:, None].expand(-1, max_new_tokens, -1)
+        logits = lm.model(inputs_embeds=repeated, use_cache=False).logits
+        ids += logits.argmax(-1).tolist()
+    return ids
 
 
-def truncate_at_eos(new: list[int], eos: tuple[int, ...]) -> list[int]:
-    """New ids up to and with the first end token."""
-    ends = [i for i, token in enumerate(new) if token in eos]
-    return new[: ends[0] + 1] if ends else new
+def truncate_at_eos(new_ids: list[int], eos_ids: tuple[int, ...]) -> list[int]:
+    """Cut new ids after the first end token, which is kept."""
+    ends = [i for i, token in enumerate(new_ids) if token in eos_ids]
+    return new_ids[: ends[0] + 1] if ends else new_ids
 
 
-def _pad_id(lm, rows) -> int:
-    """An id from which `generate` can infer a mask: no end token, in no prompt."""
+def _unused_id(lm: LM, rows: list[list[int]]) -> int:
+    """An id to pad with, from which `generate` can infer a mask: in no prompt, no end
+    token; the tokenizer's own padding id where it is such a one."""
     used = {*lm.eos_ids, *(i for row in rows for i in row)}
-    pad = getattr(lm.tokenizer, "pad_token_id", None)
-    if pad is not None and pad not in used:
-        return pad
+    own = getattr(lm.tokenizer, "pad_token_id", None)
+    if own is not None and own not in used:
+        return own
     return next(i for i in range(lm.embed.shape[0]) if i not in used)

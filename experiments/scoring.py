@@ -1,8 +1,25 @@
+"""Compare answers with texts, and ask a model about many prompts at once.
+
+contains_answer          whether a text holds one of several answers
+starts_with_answer       whether a text begins with the answer
+follows_instruction      whether new tokens end, and hold the answer before that
+acceptable_answers       every wording that counts as a word read back
+normalise_words          what all four compare: lower-case words and numbers
+count_scripts            letters of a text by script
+
+token_ids                prompts as id lists
+equal_length_batches     group prompts of one length, which need no padding
+rows_per_batch           how many prompts' logits to hold at once
+teacher_forced_logprobs  next-token log-probabilities along given vectors
+pad_targets              id lists as the tensor that it takes
+"""
+
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,88 +33,75 @@ if TYPE_CHECKING:
 
     from helpers.models import LM
 
-BATCH = 2**25  # numbers in one batch of logits, at most
-
-
-@torch.no_grad()
-def teacher_forced_logprobs(
-    lm: LM, prompts: list[str], vectors: Tensor, targets=None
-) -> tuple:
-    """What the model expects at each of T steps, having read a prompt and the vectors
-    (B,T,D) before that step: its top ids (B,T), and the log-probability in nats (B,T)
-    of `targets` (B,T), by default of the top ids. On the CPU; one pass, no cache.
-    """
-    top, log_p = [], []
-    lengths, batches = _padded(lm, prompts, vectors)
-    steps = torch.arange(vectors.shape[1])
-    for rows, embeds in batches:
-        logits = lm.model(inputs_embeds=embeds, use_cache=False).logits
-        at = lengths[rows, None] - 1 + steps
-        logits = torch.stack([x[i.to(x.device)] for x, i in zip(logits, at)]).float()
-        top.append(logits.argmax(-1).cpu())
-        wanted = top[-1] if targets is None else targets[rows].cpu()
-        found = logits.log_softmax(-1).gather(-1, wanted.to(logits.device)[..., None])
-        log_p.append(found[..., 0].cpu())
-    return torch.cat(top), torch.cat(log_p)
-
-
-def _padded(lm, prompts, vectors):
-    """Prompt lengths (B,), and batches (rows, inputs_embeds) padded on the right, where
-    a causal model does not see the padding."""
-    rows = [prompt_embeds(lm, [p])[0][0] for p in prompts]
-    lengths = torch.tensor([len(row) for row in rows])
-    vectors = vectors.to(lm.device, lm.dtype)
-    rows = [torch.cat([row, v]) for row, v in zip(rows, vectors)]
-    longest = max(len(row) for row in rows)
-    size = max(1, min(64, BATCH // (longest * lm.embed.shape[0])))
-    batches = []
-    for start in range(0, len(rows), size):
-        some = torch.nn.utils.rnn.pad_sequence(rows[start : start + size], True)
-        batches.append((torch.arange(start, start + len(some)), some))
-    return lengths, batches
-
-
-def pad_targets(chains: list[list[int]], steps: int) -> tuple[Tensor, Tensor]:
-    """Chains as ids (B,T), zeros past their lengths (B,)."""
-    lengths = torch.tensor([len(ids) for ids in chains])
-    rows = [list(ids) + [0] * (steps - len(ids)) for ids in chains]
-    return torch.tensor(rows), lengths
-
-
+MOST_LOGITS = 2**25  # numbers in one batch of logits: 128 MB in float32
+MOST_ROWS = 64  # prompts in one batch
 TRANSLATED = {item.prompt: item.gold for item in SUITES["spanish"]}
 
 
-def acceptable_answers(content: str) -> tuple[str, ...]:
-    """What counts as a content read back: itself, its meaning, its translation."""
-    content = content.strip()
-    out = [content, MEANINGS.get(content, ""), TRANSLATED.get(content, "")]
-    if content.isdigit() and int(content) < 40:
-        tens, unit = divmod(int(content), 10)
-        name = NUMBERS[int(content)] if tens < 2 else ("twenty", "thirty")[tens - 2]
-        out.append(f"{name}-{NUMBERS[unit]}" if tens > 1 and unit else name)
-    return tuple(phrase for phrase in out if normalise_words(phrase))
-
-
 def normalise_words(text: str) -> list[str]:
-    """Words and numbers of a text, lower case."""
+    """List the words and numbers of a text, lower case, punctuation left out."""
     return re.findall(r"[^\W_]+", text.lower())
 
 
-def contains_answer(text: str, wanted: tuple[str, ...]) -> bool:
-    """Whether a text contains one of the wanted phrases, whole words, in order."""
-    heard = f" {' '.join(normalise_words(text))} "
-    phrases = [" ".join(normalise_words(phrase)) for phrase in wanted]
-    return any(f" {phrase} " in heard for phrase in phrases if phrase)
+def _phrase(text: str) -> str:
+    return " ".join(normalise_words(text))
 
 
-def count_scripts(text: str) -> Counter:
-    """Letters of a text counted by script (LATIN, CYRILLIC, ...), by Unicode name."""
+def contains_answer(text: str, answers: Iterable[str]) -> bool:
+    """Whether one of the answers stands anywhere in a text, as whole words in order.
+
+    For texts read from a vector, which may put the word into a sentence.
+    """
+    said = f" {_phrase(text)} "
+    return any(f" {phrase} " in said for phrase in map(_phrase, answers) if phrase)
+
+
+def starts_with_answer(text: str, answer: str) -> bool:
+    """Whether a text begins with the answer, as whole words.
+
+    For continuations cut at a fixed length, in which later words answer nothing.
+    """
+    phrase = _phrase(answer)
+    return bool(phrase) and f"{_phrase(text)} ".startswith(f"{phrase} ")
+
+
+def follows_instruction(lm: LM, new_ids: list[int], answer: str) -> tuple[bool, bool]:
+    """Whether new tokens end, and whether they contain the answer before that.
+
+    They end with an end token or a line break. For chat answers, where going on is a
+    failure of its own. -> (ended, followed)
+    """
+    kept = [i for i in new_ids if i not in lm.eos_ids]
+    text = lm.tokenizer.decode(kept, skip_special_tokens=True).lstrip()
+    ended = len(kept) < len(new_ids) or "\n" in text
+    return ended, ended and contains_answer(text.split("\n")[0], [answer])
+
+
+def acceptable_answers(content: str) -> tuple[str, ...]:
+    """List what counts as a content read back: itself, its meaning, its translation.
+
+    A number below 40 may be written in words.
+    """
+    content = content.strip()
+    answers = [content, MEANINGS.get(content, ""), TRANSLATED.get(content, "")]
+    if content.isdigit() and int(content) < 40:
+        tens, unit = divmod(int(content), 10)
+        name = NUMBERS[int(content)] if tens < 2 else ("twenty", "thirty")[tens - 2]
+        answers.append(f"{name}-{NUMBERS[unit]}" if tens > 1 and unit else name)
+    return tuple(answer for answer in answers if normalise_words(answer))
+
+
+def count_scripts(text: str) -> Counter[str]:
+    """Count the letters of a text by script (LATIN, CYRILLIC, ...), by Unicode name."""
     letters = (ch for ch in text if ch.isalpha())
     return Counter(unicodedata.name(ch, "UNKNOWN").split()[0] for ch in letters)
 
 
-def token_ids(lm: LM, prompts: list) -> list[list[int]]:
-    """Prompts as id lists; texts are tokenised with the tokenizer's defaults."""
+def token_ids(lm: LM, prompts: list[str] | list[list[int]]) -> list[list[int]]:
+    """Encode prompts as id lists; texts with the tokenizer's defaults.
+
+    ValueError for no prompt, or an empty one.
+    """
     if not len(prompts):
         raise ValueError("no prompts: expected at least one")
     rows = [
@@ -109,25 +113,59 @@ def token_ids(lm: LM, prompts: list) -> list[list[int]]:
     return rows
 
 
-def equal_lengths(rows: list[list[int]], most: int = 64) -> list[list[int]]:
-    """Positions of rows in groups of one length, `most` at most: unpadded batches."""
+def equal_length_batches(
+    rows: list[list[int]], size: int = MOST_ROWS
+) -> list[list[int]]:
+    """Group rows of one length, at most `size` a batch -> their positions in `rows`.
+
+    Batches stand in the order in which their lengths first occur.
+    """
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)
-    return [g[k : k + most] for g in by_length.values() for k in range(0, len(g), most)]
+    return [
+        same[first : first + size]
+        for same in by_length.values()
+        for first in range(0, len(same), size)
+    ]
 
 
-def follows_instruction(lm: LM, new: list[int], gold: str) -> tuple[bool, bool]:
-    """(ended, followed): does an answer end, and does it say gold before that?"""
-    words = [i for i in new if i not in lm.eos_ids]
-    text = lm.tokenizer.decode(words, skip_special_tokens=True).lstrip()
-    ended = len(words) < len(new) or "\n" in text
-    said = re.escape(gold.strip().rstrip(".").casefold())
-    answer = text.split("\n")[0].casefold()
-    return ended, ended and re.search(rf"(?<!\w){said}(?!\w)", answer) is not None
+def rows_per_batch(lm: LM, longest: int) -> int:
+    """How many rows of `longest` positions keep the logits below MOST_LOGITS."""
+    return max(1, min(MOST_ROWS, MOST_LOGITS // (longest * lm.embed.shape[0])))
 
 
-def is_correct(text: str, gold: str) -> bool:
-    """Whether `text` begins with `gold` as whole words, capitals and end stop aside."""
-    text, gold = (re.findall(r"\w+", x.lower()) for x in (text, gold))
-    return bool(gold) and text[: len(gold)] == gold
+@torch.no_grad()
+def teacher_forced_logprobs(
+    lm: LM, prompts: list[str], vectors: Tensor, targets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute what the model expects before each of T vectors (B,T,D) is fed.
+
+    -> its top ids (B,T), and the log-probability in nats (B,T) of `targets` (B,T), by
+    default of the top ids; both on the CPU. One pass without a cache, padded on the
+    right, where a causal model does not see the padding.
+    """
+    rows = [prompt_embeds(lm, [prompt])[0][0] for prompt in prompts]
+    last = torch.tensor([len(row) - 1 for row in rows])
+    positions = last[:, None] + torch.arange(vectors.shape[1])
+    vectors = vectors.to(lm.device, lm.dtype)
+    rows = [torch.cat([row, fed]) for row, fed in zip(rows, vectors)]
+    size, top, log_p = rows_per_batch(lm, max(map(len, rows))), [], []
+    for start in range(0, len(rows), size):
+        batch = slice(start, start + size)
+        embeds = torch.nn.utils.rnn.pad_sequence(rows[batch], batch_first=True)
+        logits = lm.model(inputs_embeds=embeds, use_cache=False).logits
+        at = positions[batch].to(logits.device)
+        logits = torch.stack([x[i] for x, i in zip(logits, at)]).float()
+        top.append(logits.argmax(-1).cpu())
+        expected = top[-1] if targets is None else targets[batch].cpu()
+        found = logits.log_softmax(-1).gather(-1, expected.to(logits.device)[..., None])
+        log_p.append(found[..., 0].cpu())
+    return torch.cat(top), torch.cat(log_p)
+
+
+def pad_targets(chains: list[list[int]], steps: int) -> tuple[Tensor, Tensor]:
+    """Stack id lists as (B,T), zeros past their lengths (B,)."""
+    lengths = torch.tensor([len(ids) for ids in chains])
+    rows = [list(ids) + [0] * (steps - len(ids)) for ids in chains]
+    return torch.tensor(rows), lengths

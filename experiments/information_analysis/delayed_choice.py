@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from experiments.information_analysis.bits import contexts, next_probs, normalise
-from experiments.scoring import is_correct
+from experiments.scoring import starts_with_answer
 from experiments.true_distribution import true_ahead
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig
@@ -88,8 +88,10 @@ def score_task(lm, items, steps, seed=0, screen=60) -> pd.DataFrame:
     def scores(items, ways):
         prompts, golds = zip(*items)
         texts = decode_answers(lm, list(prompts), steps, ways, seed=seed)
-        right = {way: [float(is_correct(text, gold)) for text, gold in zip(said, golds)]
-                 for way, said in texts.items()}  # fmt: skip
+        right = {
+            way: [float(starts_with_answer(t, gold)) for t, gold in zip(said, golds)]
+            for way, said in texts.items()
+        }
         return pd.DataFrame(right, columns=WAYS, dtype=float)
 
     table = scores(items[:screen], WAYS[:1])

@@ -16,7 +16,6 @@ linearly.
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from experiments.scoring import equal_length_batches
 from experiments.stats import bootstrap, ratio
 from helpers import mixture
 
@@ -60,7 +60,9 @@ def positions(model, texts, layers) -> Positions:
     full softmax, in nats.
     """
     hidden, rows = {layer: [] for layer in layers}, []
-    for batch in _of_one_length(texts):
+    texts = sorted(texts, key=lambda text: len(text[0]))
+    for batch_rows in equal_length_batches([ids for ids, _, _ in texts], size=32):
+        batch = [texts[i] for i in batch_rows]
         ids = torch.tensor([ids for ids, _, _ in batch], device=model.device)
         out = model(input_ids=ids, output_hidden_states=True)
         for b, (text, start, group) in enumerate(batch):
@@ -73,17 +75,6 @@ def positions(model, texts, layers) -> Positions:
                       j, group) for j in range(len(text) - start)]  # fmt: skip
     columns = [np.array(column) for column in zip(*rows)]
     return Positions({k: torch.cat(v).numpy() for k, v in hidden.items()}, *columns)
-
-
-def _of_one_length(texts, most=32):
-    """Lists of at most `most` texts of the same length, shorter ones first."""
-    for _, same in groupby(sorted(texts, key=_length), key=_length):
-        same = list(same)
-        yield from (same[i : i + most] for i in range(0, len(same), most))
-
-
-def _length(text):
-    return len(text[0])
 
 
 def untrained(model, seed=0):

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from experiments.scoring import equal_lengths, token_ids
+from experiments.scoring import equal_length_batches, token_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +154,7 @@ def _compare(lm, prompts, pair) -> pd.DataFrame:
 def _groups(lm, rows) -> list[list[int]]:
     """Batches of prompts of one length that keep the logits at a bearable size."""
     wide = lm.model.get_input_embeddings().weight.shape[0] * max(map(len, rows))
-    return equal_lengths(rows, max(1, min(64, LOGITS // wide)))
+    return equal_length_batches(rows, max(1, min(64, LOGITS // wide)))
 
 
 def _logits(lm, **inputs) -> Tensor:

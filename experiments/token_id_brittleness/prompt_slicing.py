@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from experiments.hf_reference import INPUTS, generate_tokens
-from experiments.scoring import equal_lengths, token_ids
+from experiments.scoring import equal_length_batches, token_ids
 from experiments.stats import Estimate, bootstrap
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def empty_parts(ways: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
 def _p_end(lm, rows, source) -> list[float]:
     """Probability that the first new token is an end token, by ids or embeddings."""
     out = [0.0] * len(rows)
-    for group in equal_lengths(rows):
+    for group in equal_length_batches(rows):
         ids = torch.tensor([rows[i] for i in group], device=lm.device)
         with torch.no_grad():
             if source == "ids":

@@ -23,7 +23,7 @@ from tests.experiments.information_analysis.test_information import (
      ("El gato.", "el gato", True), ("niñas", "niña", False)],
 )  # fmt: skip
 def test_an_answer_is_right_when_its_words_come_first(text, gold, right):
-    assert scoring.is_correct(text, gold) is right
+    assert scoring.starts_with_answer(text, gold) is right
 
 
 def test_deferring_pays_for_a_whole_reader_only():
