@@ -10,20 +10,22 @@ DEVICE ?= auto
 DTYPE ?= float32
 JOBS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-export SET BASE INSTRUCT DEVICE DTYPE JOBS SEED
+export SET BASE INSTRUCT DEVICE DTYPE JOBS SEED CELL_TIMEOUT
 ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
 	$${BASE:+--base "$$BASE"} $${INSTRUCT:+--instruct "$$INSTRUCT"} \
-	$${SEED:+--seed "$$SEED"} $(foreach p,$(PARAMS),-p "$(p)") \
+	$${SEED:+--seed "$$SEED"} \
+	$${CELL_TIMEOUT:+--cell-timeout "$$CELL_TIMEOUT"} $(foreach p,$(PARAMS),-p "$(p)") \
 	$(foreach n,$(ONLY),--only "$(n)")
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verdicts test lint lab site models bench version-matrix
+.PHONY: help reproduce verdicts check test lint lab site models bench version-matrix
 .PHONY: publish clean kill-test twice
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 	@echo "  settings of reproduce: SET BASE INSTRUCT DTYPE DEVICE SEED JOBS ONLY PARAMS"
+	@echo "    and CELL_TIMEOUT, in seconds: 600 for mini, else 3600"
 
 .venv: $(READY)  ## the environment, with exact pins
 
@@ -39,6 +41,9 @@ reproduce: $(READY)  ## run the notebooks that are not up to date, print the ver
 
 verdicts: $(READY)  ## print the verdict table of SET
 	@$(PY) -m harness.run verdicts --set "$$SET"
+
+check: $(READY)  ## compare the results of SET with the committed ones
+	@$(PY) -m harness.run check --set "$$SET"
 
 test: $(READY)  ## unit and property tests, then the committed notebooks; offline
 	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile tests

@@ -1,10 +1,10 @@
 """Where things lie, and files that appear whole or not at all. Standard library only.
 
-    ROOT                the repository, found from this file
+    ROOT                  the repository, found from this file
     run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
-    write_whole         write aside, flush to disk, then rename
-    sweep               remove what a killed write_whole has left aside
-    visible             text with what could hide or steer a screen spelled out
+    write_whole           write aside, flush to disk, then rename
+    remove_partial_files  what a killed write_whole has left aside
+    digest                a short hash of strings, bytes and files
 
 The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
 to stage its files (REPRODUCE_KEPT then says where the finished ones lie), the notebook
@@ -22,34 +22,37 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def check_set(set: str) -> str:
-    """Return `set` if it can name a folder; ValueError otherwise."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", set):
+def check_set_name(set_name: str) -> str:
+    """Return `set_name` if it can name a folder; ValueError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", set_name):
         raise ValueError(
-            f"SET={set!r}: use letters, digits, '.', '_' or '-', at most 40 of them"
+            f"SET={set_name!r}: use letters, digits, '.', '_' or '-', at most 40 of "
+            "them"
         )
-    return set
+    return set_name
 
 
-def _place(kind: str, set: str, given: str) -> Path:
-    if given:
-        return Path(given)
-    return Path(os.environ.get("REPRODUCE_OUT", ROOT)) / kind / check_set(set)
-
-
-def run_dir(set: str, given: str = "") -> Path:
+def run_dir(set_name: str, override: str = "") -> Path:
     """The folder of a set's executed notebooks and measured rows."""
-    return _place("runs", set, given)
+    return Path(override) if override else _output_root() / _within("runs", set_name)
 
 
-def figures_dir(set: str, given: str = "") -> Path:
+def figures_dir(set_name: str, override: str = "") -> Path:
     """The folder of a set's figures, their data and verdicts.csv."""
-    return _place("figures", set, given)
+    return Path(override) if override else _output_root() / _within("figures", set_name)
 
 
-def kept_dir(set: str) -> Path:
+def kept_dir(set_name: str) -> Path:
     """Where finished notebooks' figures and rows are kept while another one runs."""
-    return Path(os.environ.get("REPRODUCE_KEPT", ROOT)) / "figures" / check_set(set)
+    return Path(os.environ.get("REPRODUCE_KEPT", ROOT)) / _within("figures", set_name)
+
+
+def _output_root() -> Path:
+    return Path(os.environ.get("REPRODUCE_OUT", ROOT))
+
+
+def _within(kind: str, set_name: str) -> Path:
+    return Path(kind) / check_set_name(set_name)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:

@@ -1,13 +1,13 @@
 """What a notebook's results depend on, as hashes: sources, helpers, claims, models.
 
-    cell_sources     the cells of a notebook, without outputs
+    notebook_cells   the cells of a notebook
     code_files       every source file whose change must rerun it
-    shared_tables    the kept tables that it reads
+    shared_tables    the tables of figures/ that belong to no set
     notebook_inputs  every hash that must be the same for a result to be the same
     model_digest     a model folder's configuration, tokenizer and weights
     versions         of Python and of the packages that compute
 
-Standard library only: run.py asks before it imports anything heavy.
+Standard library only: the runner asks before it imports anything heavy.
 """
 
 import csv
@@ -36,12 +36,6 @@ def notebook_cells(notebook: Path) -> list[dict]:
     raise ValueError(f"{notebook.name} is not a notebook: restore it")
 
 
-def cell_sources(notebook: Path, kind: str | None = None) -> list[str]:
-    """Each cell's source; `kind` "code" or "markdown" keeps those only."""
-    kept = (c for c in notebook_cells(notebook) if kind in (None, c["cell_type"]))
-    return ["".join(c["source"]) for c in kept]
-
-
 def code_files(notebook: Path) -> list[Path]:
     """Every source file whose change must rerun a notebook.
 
@@ -65,20 +59,19 @@ def claim_rows(notebook: str) -> str:
     return repr(asked + [row for row in findings if row["id"] in ids])
 
 
-def shared_tables(notebook: Path) -> list[Path]:
-    """The tables of figures/ that belong to no set and that a notebook names."""
-    code = "\n".join(cell_sources(notebook, "code"))
-    return [p for p in sorted((ROOT / "figures").glob("*.csv")) if p.name in code]
+def shared_tables() -> list[Path]:
+    """The tables of figures/ that belong to no set."""
+    return sorted((ROOT / "figures").glob("*.csv"))
 
 
 def notebook_inputs(notebook: Path) -> dict[str, str]:
-    """Hashes of a notebook's cells, the code behind it, the claims it answers and the
-    tables it reads."""
+    """Hash a notebook's cells, its code, the claims it answers and shared tables."""
+    sources = ["".join(cell["source"]) for cell in notebook_cells(notebook)]
     return {
-        "notebook": digest(*(f"{text}\0" for text in cell_sources(notebook))),
+        "notebook": digest(*(f"{source}\0" for source in sources)),
         "code": digest(*code_files(notebook)),
         "claims": digest(claim_rows(notebook.stem)),
-        "data": digest(*shared_tables(notebook)),
+        "data": digest(*shared_tables()),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from helpers.models import LM, load
 from tests.tiny import MINI, STORIES, TINY, named
+from tests.trial_runs import command, environment
 
 torch.set_num_threads(1)
 
@@ -45,3 +46,18 @@ def place(tmp_path):
     (model / "tokenizer.json").write_text("{}")
     (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     return tmp_path
+
+
+@pytest.fixture
+def go(place, capsys, monkeypatch):
+    """Run `reproduce` in this process; (status, what was printed, errors)."""
+    from harness.run import cli
+
+    for name, value in environment(place).items():
+        monkeypatch.setenv(name, value)
+
+    def reproduce(*more):
+        status = cli.main(command(place, *more)[3:])
+        return (status, *capsys.readouterr())
+
+    return reproduce

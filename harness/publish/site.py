@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     top.add_argument("--out", default=str(files.ROOT / "site"))
     args = top.parse_args(argv)
     try:
-        index = build(files.check_set(args.set), args.out)
+        index = build(files.check_set_name(args.set), args.out)
     except (ValueError, OSError) as error:
         text = getattr(error, "strerror", None) or str(error)
         print(f"error: {text}".replace("\n", " "), file=sys.stderr)

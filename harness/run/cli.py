@@ -2,180 +2,230 @@
 
     python -m harness.run reproduce --set mini    run what is not up to date, judge
     python -m harness.run verdicts --set mini     the verdict table from kept rows
+    python -m harness.run check --set mini        kept against committed results
     python -m harness.run publish                 mini's outputs into notebooks/, README
 
-What is asked is checked in options.py; one notebook's life is in notebook_process.py.
+What is asked is checked in options.py; one notebook's life is in notebook_process.py;
+what a rerun changed is found in compare.py.
 """
 
 import argparse
 import errno
 import json
 import os
-import re
 import shutil
 import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import files, fingerprint, safe_text, tables
-from harness.publish.readme import publish
-from harness.run import notebook_process, options
+from filelock import FileLock, Timeout
+
+from harness import files, fingerprint, safe_text
+from harness.run import compare, notebook_process, options
 from harness.run.notebook_process import NotebookProcess
+from harness.run.options import RunRequest
 
 
-def reproduce(args) -> int:
-    """Run what is not up to date, then judge; the exit status."""
-    plan = prepare(args)
-    if args.set == "mini" and (args.parameter or args.seed is not None):
-        print("not mini's published settings: git checkout figures/mini brings those "
-              "results back", flush=True)  # fmt: skip
-    with run_lock(args.set):
-        for folder in (files.run_dir(args.set), files.figures_dir(args.set)):
-            files.check_writable(folder)
-            files.remove_partial_files(folder)
-        staging = files.run_dir(args.set) / ".staging"
-        shutil.rmtree(staging, ignore_errors=True)
-        queue = plan()
-        try:
-            began = time.monotonic()
-            most = run_all(queue, args)
-            seconds = round(time.monotonic() - began, 1)
-        finally:
-            for job in queue:
-                notebook_process.kill_process(job.process)
-            shutil.rmtree(staging, ignore_errors=True)
-        if all(job.state == "done" for job in queue) and not args.only:
-            cost = {"seconds": seconds, "peak_mb": most // 2**20}
-            text = json.dumps(cost) + "\n"
-            files.write_whole(files.run_dir(args.set) / "cost.json", text)
-        failed = {j.name: f"its notebook failed: {j.error}" for j in queue if j.error}
-        verdicts(args.set, failed, write=not failed)
+def reproduce(request: RunRequest) -> int:
+    """Run what is not up to date, judge, compare; the exit status."""
+    set_name = request.set_name
+    if set_name == "mini" and any(parameters for _, parameters in request.notebooks):
+        print(
+            "not mini's published settings: git checkout figures/mini brings those "
+            "results back",
+            flush=True,
+        )
+    with run_lock(set_name):
+        committed = compare.committed_results(set_name)
+        before = committed or compare.kept_results(set_name)
+        failed = run_notebooks(request)
+        print_verdicts(set_name, failed, write=not failed)
+        if before.tables and not failed:
+            print(compare.compare(before, compare.kept_results(set_name)).text())
+        elif not failed:
+            print(f"\nno committed or earlier results of {set_name} to compare with")
     return 1 if failed else 0
 
 
-def prepare(args):
-    """Check what is asked; a function that lists the jobs, once the lock is held."""
-    common = options.notebook_parameters(args)
-    paths = options.select_notebooks(Path(args.notebooks), args.only)
-    parameters = options.fit_parameters(paths, common)
-    options.check_models(common)
-
-    def plan() -> list[NotebookProcess]:
-        hashes = options.model_hashes(common)  # those that this run will load
-        return [
-            NotebookProcess(
-                path, own, notebook_process.input_fingerprint(path, own, hashes)
-            )
-            for path, own in zip(paths, parameters)
-        ]
-
-    return plan
-
-
-def run_all(queue: list[NotebookProcess], args) -> int:
-    """Run what is not up to date, the notebooks that gather all verdicts last.
-
-    Returns the peak memory of all processes together, in bytes.
-    """
-    last = [job for job in queue if gathers(job)]
-    most = run_some([job for job in queue if job not in last], args)
-    for job in last:
-        job.fingerprint["gathered"] = others_rows(job, args.set)
-    return max(most, run_some(last, args))
+def run_notebooks(request: RunRequest) -> dict[str, str]:
+    """Run what is not up to date, under the lock; why each failed one failed."""
+    set_name = request.set_name
+    for folder in (files.run_dir(set_name), files.figures_dir(set_name)):
+        files.check_writable(folder)
+        files.remove_partial_files(folder)
+    staging = files.run_dir(set_name) / ".staging"
+    shutil.rmtree(staging, ignore_errors=True)
+    notebooks = plan(request)
+    try:
+        began = time.monotonic()
+        peak_bytes = run_side_by_side(notebooks, request)
+        seconds = round(time.monotonic() - began, 1)
+    finally:
+        for notebook in notebooks:
+            notebook_process.kill_process(notebook.process)
+        shutil.rmtree(staging, ignore_errors=True)
+    if request.is_complete and all(n.state == "done" for n in notebooks):
+        cost = json.dumps({"seconds": seconds, "peak_mb": peak_bytes // 2**20})
+        files.write_whole(files.run_dir(set_name) / "cost.json", cost + "\n")
+    return {n.name: f"its notebook failed: {n.error}" for n in notebooks if n.error}
 
 
-def others_rows(job: NotebookProcess, set: str) -> str:
-    """Hash of what a notebook that gathers rests on beside its own inputs: all rules
-    and sentences, the other notebooks' rows, and which claims their figures bear on."""
-    kept, number = files.figures_dir(set), job.name.split("_")[0]
-    there = [*kept.glob("*.measured.csv"), *kept.glob("*.alt.json")]
-    others = sorted(p for p in there if not p.name.startswith(f"{number}_"))
-    return files.digest(fingerprint.CLAIMS, fingerprint.FINDINGS, *others)
+def plan(request: RunRequest) -> list[NotebookProcess]:
+    """The notebooks with hashes of what this run will load; made under the lock."""
+    hashes = options.model_hashes(request.common_parameters)
+    return [
+        NotebookProcess(
+            path,
+            request.set_name,
+            parameters,
+            notebook_process.input_fingerprint(path, parameters, hashes),
+        )
+        for path, parameters in request.notebooks
+    ]
 
 
-def publish_mini(args) -> int:
-    """Bring the playground up to date, then publish mini, if all of it is."""
-
-    if any(fingerprint.NOTEBOOKS.glob("00_*.ipynb")):
-        args.only = ["00"]
-        reproduce(args)
-    args.only = [path.stem for path in fingerprint.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]
-    plan = prepare(args)
-    with run_lock("mini"):
-        queue = plan()
-        for job in filter(gathers, queue):
-            job.fingerprint["gathered"] = others_rows(job, "mini")
-        return publish(queue, lambda job: notebook_process.is_up_to_date(job, "mini"))
-
-
-def gathers(job: NotebookProcess) -> bool:
-    """Whether a notebook shows the verdicts of all the others."""
-    code = "\n".join(fingerprint.cell_sources(job.path, "code"))
-    return bool(re.search(r"tables\.(gather\(|display_table\(\s*[\"']{2})", code))
-
-
-def run_some(queue: list[NotebookProcess], args) -> int:
-    """Run these side by side where cores allow; peak memory in bytes."""
-    for job in queue:
-        if not args.force and notebook_process.is_up_to_date(job, args.set):
-            job.state = "up to date"
-            notebook_process.print_status(job)
-    waiting = [job for job in queue if job.state == "waiting"]
-    count = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    wide = args.jobs or (len(count(0)) if args.set == "mini" else 1)
+def run_side_by_side(notebooks: list[NotebookProcess], request: RunRequest) -> int:
+    """Run what is not up to date, as many at once as fit; peak memory in bytes."""
+    for notebook in notebooks:
+        if not request.force and notebook_process.is_up_to_date(notebook):
+            notebook.state = "up to date"
+            print_status(notebook)
+    waiting = [notebook for notebook in notebooks if notebook.state == "waiting"]
     running: list[NotebookProcess] = []
-    most, shown = 0, 0.0
+    width, peak_bytes, shown_at = count_slots(request), 0, 0.0
     while waiting or running:
-        while waiting and len(running) < wide:
-            running.append(notebook_process.start(waiting.pop(0), args.set, wide > 1))
+        while waiting and len(running) < width:
+            notebook = waiting.pop(0)
+            notebook_process.start(notebook, width > 1, request.cell_timeout)
+            running.append(notebook)
         time.sleep(0.1)
-        most = max(most, notebook_process.measure_memory(running))
-        for job in [j for j in running if j.process.poll() is not None]:
-            running.remove(job)
-            notebook_process.end(job, args.set)
-            notebook_process.print_status(job)
-        if sys.stdout.isatty() and time.monotonic() - shown > 1:
-            shown = time.monotonic()
-            live = "  ".join(f"{j.name} {shown - j.started:.0f} s" for j in running)
-            print(f"\r\033[K{live}", end="", flush=True)
-    return most
+        peak_bytes = max(peak_bytes, notebook_process.measure_memory(running))
+        for notebook in list(running):
+            has_ended = notebook.process.poll() is not None
+            follow(notebook)
+            if has_ended:
+                running.remove(notebook)
+                notebook_process.end(notebook)
+                print_status(notebook)
+        if sys.stdout.isatty() and time.monotonic() - shown_at > 1:
+            shown_at = time.monotonic()
+            columns = shutil.get_terminal_size().columns
+            print(f"{CLEAR_LINE}{progress_line(running, columns)}", end="", flush=True)
+    return peak_bytes
+
+
+def count_slots(request: RunRequest) -> int:
+    """Notebooks side by side: as asked, else a core each for mini and one for others,
+    whose models are large."""
+    if request.jobs or request.set_name != "mini":
+        return request.jobs or 1
+    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+CLEAR_LINE = "\r\033[K"
+
+
+def follow(notebook: NotebookProcess) -> None:
+    """Read where a notebook is; off a terminal, log each section it has come to."""
+    section = notebook.position.section
+    for position in notebook_process.read_positions(notebook):
+        if position.section != section and not sys.stdout.isatty():
+            seconds = time.monotonic() - notebook.started_at
+            where = f"cell {position.cell} of {position.cells}"
+            line = f"{notebook.name:<28} {where:<16} {seconds:6.1f} s  "
+            line += safe_text.escape_invisible(position.section)
+            print(line, flush=True)
+        section = position.section
+
+
+def progress_line(running: list[NotebookProcess], columns: int) -> str:
+    """One line for all running notebooks: cell k of n, seconds, section."""
+    parts, room = [], columns // max(1, len(running)) - 2
+    for notebook in running:
+        at, seconds = notebook.position, time.monotonic() - notebook.started_at
+        part = f"{notebook.name} cell {at.cell} of {at.cells}, {seconds:.0f} s"
+        part += f", {safe_text.escape_invisible(at.section)}" if at.section else ""
+        parts.append(part[:room])
+    return "  ".join(parts)
+
+
+def print_status(notebook: NotebookProcess) -> None:
+    """Print one line for a notebook that has ended or need not run."""
+    clear = CLEAR_LINE if sys.stdout.isatty() else ""
+    took = f"{notebook.seconds:6.1f} s" if notebook.seconds else ""
+    line = f"{clear}{notebook.name:<28} {notebook.state:<10} {took}  {notebook.error}"
+    print(line.rstrip(), flush=True)
 
 
 @contextmanager
-def run_lock(set: str):
-    """One run of a set at a time: a second one waits. Freed by the system if we die."""
-    folder = files.run_dir(set)
+def run_lock(set_name: str):
+    """Hold a set for one run; a second run waits. A holder that dies frees it."""
+    folder = files.run_dir(set_name)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            import fcntl
-        except ImportError:  # no such lock on this system
-            yield
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another run of {set} is under way: waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another run of {set_name} is under way: waiting for it", flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def verdicts(set: str, failed: dict | None = None, write: bool = False) -> None:
-    """Judge every claim of a set, print the table, and keep it if asked."""
+def print_verdicts(
+    set_name: str, failed: dict[str, str] | None = None, write: bool = False
+) -> None:
+    """Judge every claim of a set, print the table, and keep it if asked.
 
-    folders = files.run_dir(set), files.figures_dir(set)
-    if not (write or failed or any(any(f.glob("*.measured.csv")) for f in folders)):
-        raise FileNotFoundError(f"nothing is measured: run make reproduce SET={set}")
-    frame = tables.gather(set, failed=failed)
+    failed: notebook -> why it could not be run.
+    """
+    from harness import tables
+
+    folders = files.run_dir(set_name), files.figures_dir(set_name)
+    has_rows = any(any(folder.glob("*.measured.csv")) for folder in folders)
+    if not (write or failed or has_rows):
+        raise FileNotFoundError(
+            f"nothing is measured: run make reproduce SET={set_name}"
+        )
+    frame = tables.gather(set_name, failed=failed)
     if write:
         text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-        files.write_whole(files.figures_dir(set) / "verdicts.csv", text)
+        files.write_whole(files.figures_dir(set_name) / "verdicts.csv", text)
     width = max(60, shutil.get_terminal_size((160, 24)).columns)
-    print(f"\nverdicts on {set}")
+    print(f"\nverdicts on {set_name}")
     for row in frame.itertuples():
         line = f"{row.id:<3} {row.verdict:<15} {row.reason}"
         print(safe_text.escape_invisible(line)[:width].rstrip())
+
+
+def check(set_name: str) -> int:
+    """Compare a set's kept results with the committed ones; 1 if findings differ."""
+    committed = compare.committed_results(set_name)
+    if not committed:
+        raise FileNotFoundError(
+            f"no figures/{set_name} is committed here: check needs a git checkout "
+            "with that set's results"
+        )
+    found = compare.compare(committed, compare.kept_results(set_name))
+    print(found.text())
+    return 0 if found.same_findings else 1
+
+
+def publish() -> int:
+    """Bring the playground up to date, then publish mini, if all of it is."""
+    from harness.publish import readme
+
+    names = [path.stem for path in fingerprint.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]
+    request = options.run_request("mini", only=names)
+    with run_lock("mini"):
+        if any(name.startswith("00") for name in names):
+            run_notebooks(options.run_request("mini", only=["00"]))
+        return readme.publish(plan(request), notebook_process.is_up_to_date)
 
 
 class Parser(argparse.ArgumentParser):
@@ -186,50 +236,71 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    top = Parser(prog="python -m harness.run", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    sub = top.add_subparsers(dest="command", required=True)
-    run = sub.add_parser("reproduce", help="run the notebooks that are not up to date")
-    run.add_argument("--set", default="mini", help="mini, paper or a name of your own")
+    """The command line; the defaults are those of options.run_request."""
+    top = Parser(
+        prog="python -m harness.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "reproduce",
+        help="run the notebooks that are not up to date",
+        argument_default=argparse.SUPPRESS,
+    )
     run.add_argument("--base", help="folder or hub id of the base model")
     run.add_argument(
         "--instruct", help="folder or hub id of the instruction-tuned model"
     )
-    run.add_argument("--device", default="auto")
-    run.add_argument("--dtype", default="float32")
+    run.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+    run.add_argument("--dtype", help="of the models: float32, bfloat16, float16")
     run.add_argument("--seed", type=int)
-    run.add_argument("--jobs", type=int, default=0, help="notebooks side by side")
-    run.add_argument("--only", action="append", default=[], help="a notebook's name")
+    run.add_argument("--jobs", type=int, help="notebooks side by side")
+    run.add_argument("--only", action="append", help="a notebook's name or number")
     run.add_argument("--force", action="store_true", help="run even what is up to date")
     run.add_argument(
-        "-p", "--parameter", action="append", default=[], metavar="NAME=value"
+        "--cell-timeout",
+        type=int,
+        metavar="SECONDS",
+        help="how long one cell may take: 600 for mini, else 3600",
     )
     run.add_argument(
-        "--notebooks", default=str(fingerprint.NOTEBOOKS), help=argparse.SUPPRESS
+        "-p", "--parameter", action="append", dest="parameters", metavar="NAME=value"
     )
-    table = sub.add_parser("verdicts", help="print the verdict table")
-    table.add_argument("--set", default="mini")
-    sub.add_parser("publish", help="mini's outputs into notebooks/ and README.md")
-    child = sub.add_parser("one")
-    for name in ("path", "out", "parameters"):
+    run.add_argument("--notebooks", help=argparse.SUPPRESS)
+    table = commands.add_parser("verdicts", help="print the verdict table")
+    compared = commands.add_parser("check", help="compare with the committed results")
+    for command in (run, table, compared):
+        command.add_argument(
+            "--set",
+            default="mini",
+            dest="set_name",
+            metavar="SET",
+            help="mini, paper or a name of your own",
+        )
+    commands.add_parser("publish", help="mini's outputs into notebooks/ and README.md")
+    child = commands.add_parser("one")  # what notebook_process.start calls
+    for name in ("path", "out_folder", "parameters"):
         child.add_argument(name)
+    child.add_argument("cell_timeout", type=int)
     return top
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what is asked; a user's mistake or a full disk ends in one line."""
     try:
-        args = parser().parse_args(argv)
-        if args.command == "reproduce":
-            return reproduce(args)
-        if args.command == "one":
-            return notebook_process.execute_notebook(
-                args.path, args.out, args.parameters
-            )
-        if args.command == "publish":
-            return publish_mini(parser().parse_args(["reproduce"]))
-        verdicts(files.check_set(args.set))
+        asked = vars(parser().parse_args(argv))
+        command = asked.pop("command")
+        if command == "reproduce":
+            return reproduce(options.run_request(**asked))
+        if command == "one":
+            return notebook_process.execute_notebook(**asked)
+        if command == "publish":
+            return publish()
+        set_name = files.check_set_name(asked["set_name"])
+        if command == "check":
+            return check(set_name)
+        print_verdicts(set_name)
         return 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
@@ -255,7 +326,3 @@ def explain_error(error: Exception) -> str:
     advice = ADVICE.get(getattr(error, "errno", None))
     text += f": {advice}" if advice else ""
     return safe_text.escape_invisible(" ".join(text.split()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,10 +4,13 @@ It writes to runs/<set>/.staging/. When it has finished its files are renamed in
 runs/<set>/ and figures/<set>/ and, last of all, <notebook>.done.json is written, with
 hashes of its inputs and outputs. A notebook without a valid one is run again. The
 folder in .staging is this run's own: what is left of a killed one cannot write there.
+There the process also notes which cell it has come to (positions, a line of JSON a
+cell) and, if it fails, why (stderr, the last line).
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,166 +22,183 @@ from pathlib import Path
 from harness import files, fingerprint, safe_text
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a running notebook is: code cell `cell` of `cells`, under a heading."""
+
+    cell: int = 0
+    cells: int = 0
+    section: str = ""
+
+
 @dataclass
 class NotebookProcess:
-    """A notebook to run: its parameters, what they rest on, and how it went."""
+    """A notebook to run: its parameters, what its results rest on, how it went."""
 
     path: Path
+    set_name: str
     parameters: dict
-    fingerprint: dict
+    inputs: dict  # input_fingerprint when the run was planned
     state: str = "waiting"
     process: subprocess.Popen | None = None
-    started: float = 0.0
+    started_at: float = 0.0  # time.monotonic()
+    position: Position = Position()
+    positions_read: int = 0
     seconds: float = 0.0
-    peak: int = 0
+    peak_bytes: int = 0
     error: str = ""
 
     @property
     def name(self) -> str:
         return self.path.stem
 
+    @property
+    def staging(self) -> Path:
+        """Where it writes, in this run, until it has finished."""
+        folder = files.run_dir(self.set_name) / ".staging"
+        return folder / str(os.getpid()) / self.name
 
-def input_fingerprint(path: Path, parameters: dict, hashes: dict) -> dict:
+
+def input_fingerprint(path: Path, parameters: dict, model_hashes: dict) -> dict:
     """Everything a notebook's results rest on; equal means nothing to do."""
     return fingerprint.notebook_inputs(path) | {
         "parameters": parameters,
-        "models": hashes,
+        "models": model_hashes,
         "versions": fingerprint.versions(),
         "threads": os.environ.get("REPRODUCE_THREADS", "1"),
     }
 
 
-def is_up_to_date(job: NotebookProcess, set: str) -> bool:
+def is_up_to_date(notebook: NotebookProcess) -> bool:
     """Whether its last run has the same inputs, and its files are as it left them."""
+    path = files.run_dir(notebook.set_name) / f"{notebook.name}.done.json"
     try:
-        done = json.loads((files.run_dir(set) / f"{job.name}.done.json").read_text())
-        return done["inputs"] == job.fingerprint and done["outputs"] == {
-            place: files.digest(output_root() / place) for place in done["outputs"]
+        done = json.loads(path.read_text())
+        return done["inputs"] == notebook.inputs and done["outputs"] == {
+            name: files.digest(output_root() / name) for name in done["outputs"]
         }
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 def output_root() -> Path:
+    """The folder of runs/ and figures/."""
     return Path(os.environ.get("REPRODUCE_OUT", files.ROOT)).resolve()
 
 
-def commit_outputs(job: NotebookProcess, set: str, staged: Path) -> None:
+def commit_outputs(notebook: NotebookProcess, staged: Path) -> None:
     """Move a finished notebook's files into place, and mark it done at the very end."""
-    runs, figures = files.run_dir(set), files.figures_dir(set)
-    done = runs / f"{job.name}.done.json"
+    set_name, name = notebook.set_name, notebook.name
+    runs, figures = files.run_dir(set_name), files.figures_dir(set_name)
+    staged_runs, staged_figures = (
+        staged / "runs" / set_name,
+        staged / "figures" / set_name,
+    )
+    done = runs / f"{name}.done.json"
     done.unlink(missing_ok=True)
-    number = job.name.split("_")[0]
-    rows = staged / "runs" / set / f"{job.name}.measured.csv"
+    rows = staged_runs / f"{name}.measured.csv"
     if rows.exists():
-        (staged / "figures" / set).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(rows, staged / "figures" / set / rows.name)
-    drawn = {p.name for p in (staged / "figures" / set).glob("*") if p.is_file()}
-    for old in figures.glob(f"{number}_*"):
-        if old.name not in drawn and old.is_file():
+        staged_figures.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(rows, staged_figures / rows.name)
+    for old in figures.glob(f"{name.split('_')[0]}_*"):
+        if old.is_file() and not (staged_figures / old.name).is_file():
             old.unlink()
     outputs = {}
-    for here, there in (
-        (staged / "figures" / set, figures),
-        (staged / "runs" / set, runs),
-    ):
-        there.mkdir(parents=True, exist_ok=True)
-        for path in sorted(p for p in here.glob("*") if p.is_file()):
-            os.replace(path, there / path.name)
-            place = (there / path.name).relative_to(output_root()).as_posix()
-            outputs[place] = files.digest(there / path.name)
-    about = {"inputs": job.fingerprint, "outputs": outputs}
-    about |= {"seconds": round(job.seconds, 1), "peak_mb": job.peak // 2**20}
+    for source, target in ((staged_figures, figures), (staged_runs, runs)):
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted(p for p in source.glob("*") if p.is_file()):
+            kept = target / path.name
+            os.replace(path, kept)
+            outputs[kept.relative_to(output_root()).as_posix()] = files.digest(kept)
+    about = {"inputs": notebook.inputs, "outputs": outputs}
+    about |= {"seconds": round(notebook.seconds, 1)}
+    about |= {"peak_mb": notebook.peak_bytes // 2**20}
     files.write_whole(done, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
-def staging_folder(job: NotebookProcess, set: str) -> Path:
-    """Where a notebook of this run writes until it has finished."""
-    return files.run_dir(set) / ".staging" / str(os.getpid()) / job.name
-
-
-def start(job: NotebookProcess, set: str, side_by_side: bool) -> NotebookProcess:
+def start(notebook: NotebookProcess, side_by_side: bool, cell_timeout: int) -> None:
     """Start a notebook in a process of its own, with its files going to staging."""
-    folder = staging_folder(job, set)
-    (folder / "runs" / set).mkdir(parents=True)
+    set_name, staging = notebook.set_name, notebook.staging
+    staged_runs = staging / "runs" / set_name
+    staged_runs.mkdir(parents=True)
+    python_path = [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {
-        "REPRODUCE_OUT": str(folder.resolve()),
+        "REPRODUCE_OUT": str(staging.resolve()),
         "REPRODUCE_KEPT": str(output_root()),
         "JUPYTER_PREFER_ENV_PATH": "1",
-        "PYTHONPATH": os.pathsep.join(
-            [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
-        ),
+        "PYTHONPATH": os.pathsep.join(python_path),
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "passive",  # threads that spin starve a busy machine
     }
-    if side_by_side or set == "mini":  # one thread: the same sums on every machine
+    if side_by_side or set_name == "mini":  # one thread: the same sums everywhere
         env["OMP_NUM_THREADS"] = os.environ.get("REPRODUCE_THREADS", "1")
-    if set == "mini":
+    if set_name == "mini":
         env["HF_HUB_OFFLINE"] = "1"
         # else MKL's sums depend on where in memory a row begins, and on the processor
         env["MKL_CBWR"] = "AVX2"
-    job.state, job.started = "running", time.monotonic()
-    command = [sys.executable, "-m", "harness.run", "one", str(job.path)]
-    command += [str(folder / "runs" / set), json.dumps(job.parameters)]
-    errors = open(folder / "stderr", "wb")
-    job.process = subprocess.Popen(
-        command, env=env, cwd=files.ROOT, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-    )  # fmt: skip
-    errors.close()
-    return job
+    command = [sys.executable, "-m", "harness.run", "one", str(notebook.path)]
+    command += [str(staged_runs), json.dumps(notebook.parameters), str(cell_timeout)]
+    notebook.state, notebook.started_at = "running", time.monotonic()
+    (staging / "positions").touch()
+    with open(staging / "stderr", "wb") as errors:
+        notebook.process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=files.ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+        )
 
 
-def end(job: NotebookProcess, set: str) -> None:
+def read_positions(notebook: NotebookProcess) -> list[Position]:
+    """Where a running notebook has been since the last call; sets its position."""
+    text = (notebook.staging / "positions").read_text(encoding="utf-8")
+    lines = text.split("\n")[notebook.positions_read : -1]  # the last one is not whole
+    positions = [Position(*json.loads(line)) for line in lines]
+    notebook.positions_read += len(lines)
+    notebook.position = [notebook.position, *positions][-1]
+    return positions
+
+
+def end(notebook: NotebookProcess) -> None:
     """Keep the files of a finished notebook, or the line that says why it failed."""
-    job.seconds = time.monotonic() - job.started
-    folder = staging_folder(job, set)
-    if job.process.returncode == 0:
-        models = job.fingerprint["models"]
-        if input_fingerprint(job.path, job.parameters, models).items() <= (
-            job.fingerprint.items()
-        ):
-            commit_outputs(job, set, folder)
-            job.state = "done"
+    notebook.seconds = time.monotonic() - notebook.started_at
+    notebook.state, status = "failed", notebook.process.returncode
+    if status == 0:
+        before, hashes = notebook.inputs, notebook.inputs["models"]
+        if input_fingerprint(notebook.path, notebook.parameters, hashes) != before:
+            notebook.error = "its sources changed meanwhile: run it again"
             return
-        job.state, job.error = "failed", "its sources changed meanwhile: run it again"
+        commit_outputs(notebook, notebook.staging)
+        notebook.state = "done"
         return
-    errors = (folder / "stderr").read_text(encoding="utf-8", errors="replace")
+    errors = (notebook.staging / "stderr").read_text("utf-8", errors="replace")
     lines = [line for line in errors.splitlines() if line.strip()]
-    short = "disk full" if files.is_disk_full(folder) else "out of memory"
-    died = f"its process ended with status {job.process.returncode} ({short}?)"
-    killed = job.process.returncode < 0  # it had no chance to say why
-    job.error = safe_text.escape_invisible(
-        (lines[-1] if lines and not killed else died)[:400]
-    )
-    job.state = "failed"
-    executed = folder / "runs" / set / job.path.name
+    if status < 0 or not lines:  # it had no chance to say why
+        cause = "disk full" if files.is_disk_full(notebook.staging) else "out of memory"
+        lines = [f"its process ended with status {status} ({cause}?)"]
+    notebook.error = safe_text.escape_invisible(lines[-1][:400])
+    runs = files.run_dir(notebook.set_name)
+    executed = notebook.staging / "runs" / notebook.set_name / notebook.path.name
     if executed.exists():
-        os.replace(executed, files.run_dir(set) / f"{job.name}.failed.ipynb")
-
-
-def print_status(job: NotebookProcess) -> None:
-    """One line a notebook."""
-    clear = "\r\033[K" if sys.stdout.isatty() else ""
-    took = f"{job.seconds:6.1f} s" if job.seconds else ""
-    line = f"{clear}{job.name:<28} {job.state:<10} {took}  {job.error}"
-    print(line.rstrip(), flush=True)
+        os.replace(executed, runs / f"{notebook.name}.failed.ipynb")
 
 
 def measure_memory(running: list[NotebookProcess]) -> int:
-    """Memory of the running notebooks' processes, summed, and noted for each."""
+    """Bytes of the running notebooks' processes, summed, and each one's peak noted."""
     import psutil
 
     total = 0
-    for job in running:
-        here = 0
+    for notebook in running:
         try:
-            top = psutil.Process(job.process.pid)
-            for process in [top, *top.children(recursive=True)]:
-                here += process.memory_info().rss
+            process = psutil.Process(notebook.process.pid)
+            family = [process, *process.children(recursive=True)]
+            used = sum(member.memory_info().rss for member in family)
         except psutil.Error:
             continue
-        job.peak, total = max(job.peak, here), total + here
+        notebook.peak_bytes, total = max(notebook.peak_bytes, used), total + used
     return total
 
 
@@ -189,39 +209,67 @@ def kill_process(process: subprocess.Popen | None) -> None:
     if process is None or process.poll() is not None:
         return
     try:
-        family = [*psutil.Process(process.pid).children(recursive=True)]
-        for one in (psutil.Process(process.pid), *family):
-            one.kill()
+        top = psutil.Process(process.pid)
+        for member in (top, *top.children(recursive=True)):
+            member.kill()
     except psutil.Error:
         pass
 
 
-def execute_notebook(path: str, out: str, parameters: str) -> int:
-    """In the child: execute one notebook; the last line on stderr is its error."""
-    from papermill import execute_notebook
+def execute_notebook(
+    path: str, out_folder: str, parameters: str, cell_timeout: int
+) -> int:
+    """Execute one notebook, in its process; the last line on stderr is its error."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError
     from papermill.exceptions import PapermillExecutionError
 
-    parent = os.getppid()
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    source = Path(path)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    source, given = Path(path), json.loads(parameters)
+    kinds = [cell["cell_type"] for cell in fingerprint.notebook_cells(source)]
+    cells = kinds.count("code") + bool(given)  # papermill adds a cell for parameters
+    position = Position(0, cells)
+    positions = Path(out_folder).parents[1] / "positions"
+
+    def note_position(cell, cell_index):
+        nonlocal position
+        if cell.cell_type == "code":
+            position = Position(position.cell + 1, cells, position.section)
+            with open(positions, "a") as file:
+                print(json.dumps([*vars(position).values()]), file=file)
+        elif headings := re.findall(r"^#{1,6} +(.+)$", cell.source, re.MULTILINE):
+            position = Position(position.cell, cells, headings[-1].strip())
+
     try:
-        execute_notebook(
-            path, str(Path(out) / source.name), parameters=json.loads(parameters),
-            kernel_name="python3", cwd=str(source.parent), progress_bar=False,
+        papermill.execute_notebook(
+            path,
+            str(Path(out_folder) / source.name),
+            parameters=given,
+            kernel_name="python3",
+            cwd=str(source.parent),
+            progress_bar=False,
             log_output=False,
-        )  # fmt: skip
+            execution_timeout=cell_timeout,
+            on_cell_start=note_position,
+        )
+        return 0
     except PapermillExecutionError as error:
-        said = str(error.evalue).strip().splitlines() or [""]
-        print(f"{error.ename}: {said[0]} (cell {error.cell_index})", file=sys.stderr)
-        return 1
+        message = str(error.evalue).strip().splitlines() or [""]
+        reason = f"{error.ename}: {message[0]} (cell {position.cell})"
+    except CellTimeoutError:
+        reason = (
+            f"cell {position.cell} ({position.section or 'no heading'}) took longer "
+            f"than {cell_timeout} s: CELL_TIMEOUT=seconds (--cell-timeout) allows more"
+        )
     except Exception as error:
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
-        return 1
-    return 0
+        where = f" (cell {position.cell})" if position.cell else ""
+        reason = f"{type(error).__name__}: {error}{where}"
+    print(" ".join(reason.split()), file=sys.stderr)
+    return 1
 
 
-def _follow(parent: int) -> None:
-    """End with the parent, however it ended; the kernel with us."""
+def _end_with(parent: int) -> None:
+    """End when the parent does, however it ended; and the kernel with us."""
     import psutil
 
     while os.getppid() == parent:

@@ -1,10 +1,11 @@
-"""What a run was asked for, checked before torch or a notebook is started.
+"""What a run is asked for: every setting checked before torch or a notebook is started.
 
-    settings         command line -> the notebooks' common parameters
-    check_models     both models found, whole, fitting and of the right kind
-    model_hashes     what both are, to tell whether they have changed
-    choose           which notebooks
-    fit_parameters   for each notebook what differs from its defaults, typed like them
+    run_request          the settings of `reproduce` -> a RunRequest
+    notebook_parameters  the parameters common to all notebooks, checked
+    select_notebooks     which notebooks
+    fit_parameters       what differs from each notebook's defaults, typed like them
+    check_models         both models found, complete, fitting and of the right kind
+    model_hashes         what both are, to tell whether they have changed
 
 Every refusal is a ValueError, FileNotFoundError or OSError of one line.
 """
@@ -12,63 +13,118 @@ Every refusal is a ValueError, FileNotFoundError or OSError of one line.
 import ast
 import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness import files, fingerprint
 from helpers import checkpoints, models
 
+MODEL_SETS = {  # name -> base model, instruction-tuned model
+    "mini": ("mini-gpt2", "mini-qwen2"),
+    "paper": (checkpoints.GPT2[0], checkpoints.QWEN[0]),
+}
 
-def notebook_parameters(args) -> dict[str, str]:
-    """The notebooks' common parameters from the command line; ValueError if unfit."""
-    files.check_set(args.set)
-    base, instruct = args.base, args.instruct
-    if args.set in models.SETS:
-        ours = models.SETS[args.set]
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What `reproduce` was asked for, checked; `run_request` makes it."""
+
+    set_name: str
+    common_parameters: dict[str, str]  # for all notebooks, as text
+    notebooks: list[tuple[Path, dict]]  # each with the parameters it is given
+    cell_timeout: int  # seconds that one cell may take
+    jobs: int  # notebooks side by side; 0: as many as fit
+    force: bool  # run even what is up to date
+    is_complete: bool  # every notebook that answers claims, not a selection
+
+
+def run_request(
+    set_name: str = "mini",
+    base: str | None = None,
+    instruct: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    seed: int | None = None,
+    parameters: Sequence[str] = (),
+    only: Sequence[str] = (),
+    jobs: int = 0,
+    cell_timeout: int | None = None,
+    force: bool = False,
+    notebooks: str | Path = fingerprint.NOTEBOOKS,
+) -> RunRequest:
+    """Check every setting and both models.
+
+    parameters: "NAME=value" each; only: numbers or names of notebooks; cell_timeout:
+    None is 600 s for mini, whose longest cell takes well under a minute, else an hour.
+    """
+    common = notebook_parameters(
+        set_name, base, instruct, device, dtype, seed, parameters
+    )
+    if jobs < 0:
+        raise ValueError(f"JOBS={jobs}: expected 0 (as fits) or more")
+    if cell_timeout is None:
+        cell_timeout = 600 if set_name == "mini" else 3600
+    if cell_timeout < 1:
+        raise ValueError(f"CELL_TIMEOUT={cell_timeout}: expected at least 1 second")
+    paths = select_notebooks(Path(notebooks), only)
+    fitted = list(zip(paths, fit_parameters(paths, common)))
+    check_models(common)
+    return RunRequest(set_name, common, fitted, cell_timeout, jobs, force, not only)
+
+
+def notebook_parameters(
+    set_name: str,
+    base: str | None,
+    instruct: str | None,
+    device: str,
+    dtype: str,
+    seed: int | None,
+    parameters: Sequence[str],
+) -> dict[str, str]:
+    """The parameters common to all notebooks, as text; ValueError if unfit."""
+    files.check_set_name(set_name)
+    if set_name in MODEL_SETS:
+        ours = MODEL_SETS[set_name]
         for word, given, own in zip(("BASE", "INSTRUCT"), (base, instruct), ours):
             if given not in (None, "", own):
                 raise ValueError(
-                    f"{word}={given!r}: SET={args.set} is {' and '.join(ours)}; "
+                    f"{word}={given!r}: SET={set_name} is {' and '.join(ours)}; "
                     "give your own models a set of their own, SET=name"
                 )
         base, instruct = ours
     elif not base:
-        known = " and ".join(models.SETS)
+        known = " and ".join(MODEL_SETS)
         raise ValueError(
-            f"SET={args.set!r} needs BASE=<folder or hub id>; only {known} have models"
+            f"SET={set_name!r} needs BASE=<folder or hub id>; only {known} have models"
         )
-    if not re.fullmatch(models.DEVICES, args.device):
-        raise ValueError(
-            f"DEVICE={args.device!r}: expected auto, cpu, cuda, cuda:N or mps"
-        )
-    if args.dtype not in models.DTYPES:
+    if not re.fullmatch(models.DEVICES, device):
+        raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if dtype not in models.DTYPES:
         known = ", ".join(models.DTYPES)
-        raise ValueError(f"DTYPE={args.dtype!r}: expected one of {known}")
-    if args.seed is not None and not 0 <= args.seed < 2**32:
-        raise ValueError(f"SEED={args.seed}: expected 0 to {2**32 - 1}")
-    if args.jobs < 0:
-        raise ValueError(f"JOBS={args.jobs}: expected 0 (as fits) or more")
-    out = {"SET": args.set, "BASE": _local(base), "INSTRUCT": _local(instruct or "")}
-    out |= {"DEVICE": args.device, "DTYPE": args.dtype}
-    if args.seed is not None:
-        out["SEED"] = str(args.seed)
-    for pair in args.parameter:
+        raise ValueError(f"DTYPE={dtype!r}: expected one of {known}")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"SEED={seed}: expected 0 to {2**32 - 1}")
+    common = {"SET": set_name, "BASE": _local(base), "INSTRUCT": _local(instruct or "")}
+    common |= {"DEVICE": device, "DTYPE": dtype}
+    if seed is not None:
+        common["SEED"] = str(seed)
+    for pair in parameters:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"PARAMS={pair!r}: expected NAME=value")
-        if name in (*out, "SEED", "RUN_DIR", "FIGURES_DIR"):
+        if name in (*common, "SEED", "RUN_DIR", "FIGURES_DIR"):
             raise ValueError(f"PARAMS={pair!r}: {name} has a setting of its own")
-        out[name] = value
-    return out
+        common[name] = value
+    return common
 
 
 def _local(model: str) -> str:
     """A folder as an absolute path: notebooks run in their own folder."""
-    there = (
-        model
-        and model not in checkpoints.EMBEDDED
-        and Path(model).expanduser().is_dir()
-    )
-    return str(Path(model).expanduser().resolve()) if there else model
+    if not model or model in checkpoints.EMBEDDED:
+        return model
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else model
 
 
 def check_models(common: dict[str, str]) -> None:
@@ -100,11 +156,12 @@ def check_models(common: dict[str, str]) -> None:
 
 def model_hashes(common: dict[str, str]) -> dict[str, str]:
     """What each model is: its pinned revision, or the hash of its files."""
-    named = {word: common[word] for word in ("BASE", "INSTRUCT") if common[word]}
-    found = {word: checkpoints.find_checkpoint(name) for word, name in named.items()}
-    return {
-        w: revision or fingerprint.model_digest(f) for w, (f, revision) in found.items()
-    }
+    hashes = {}
+    for word in ("BASE", "INSTRUCT"):
+        if common[word]:
+            folder, revision = checkpoints.find_checkpoint(common[word])
+            hashes[word] = revision or fingerprint.model_digest(folder)
+    return hashes
 
 
 def _has_template(folder: Path) -> bool:
@@ -113,19 +170,19 @@ def _has_template(folder: Path) -> bool:
     return '"chat_template"' in text or any(folder.glob("chat_template*"))
 
 
-def select_notebooks(notebooks: Path, only: list[str]) -> list[Path]:
+def select_notebooks(folder: Path, only: Sequence[str]) -> list[Path]:
     """The notebooks to run: 01 and up, or those named."""
-    there = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
+    present = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not only:
-        return [p for p in there if not p.name.startswith("00")]
-    chosen = [p for p in there if p.stem in only or p.stem.split("_")[0] in only]
-    unknown = (
-        {*only} - {p.stem for p in chosen} - {p.stem.split("_")[0] for p in chosen}
-    )
+        return [path for path in present if not path.name.startswith("00")]
+    by_name = {path.stem: path for path in present}
+    by_number = {path.stem.split("_")[0]: path for path in present}
+    unknown = {*only} - {*by_name} - {*by_number}
     if unknown:
-        known = ", ".join(p.stem for p in there)
-        raise ValueError(f"no notebook {min(unknown)!r}: expected one of {known}")
-    return chosen
+        raise ValueError(
+            f"no notebook {min(unknown)!r}: expected one of {', '.join(by_name)}"
+        )
+    return sorted({(by_number | by_name)[name] for name in only})
 
 
 def fit_parameters(notebooks: list[Path], common: dict[str, str]) -> list[dict]:
@@ -136,22 +193,22 @@ def fit_parameters(notebooks: list[Path], common: dict[str, str]) -> list[dict]:
     from papermill import inspect_notebook
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    known: list[dict] = []
+    defaults: list[dict[str, str]] = []  # of each notebook, as literals
     for path in notebooks:
         fingerprint.notebook_cells(path)  # refuses what is not a notebook
-        known.append({k: v["default"] for k, v in inspect_notebook(str(path)).items()})
+        found = inspect_notebook(str(path))
+        defaults.append({name: about["default"] for name, about in found.items()})
+    known = sorted({name for own in defaults for name in own})
     for name, value in common.items():
-        if not any(name in defaults for defaults in known) and value not in ("", None):
-            there = ", ".join(sorted({n for defaults in known for n in defaults}))
-            raise ValueError(f"no notebook has a parameter {name!r}; they have {there}")
-    out = []
-    for defaults in known:
-        mine = {
-            k: _typed(k, v, defaults[k]) for k, v in common.items() if k in defaults
-        }
-        own = {k: ast.literal_eval(defaults[k]) for k in mine}
-        out.append({k: v for k, v in mine.items() if v != own[k]})
-    return out
+        if name not in known and value not in ("", None):
+            raise ValueError(
+                f"no notebook has a parameter {name!r}; they have {', '.join(known)}"
+            )
+    fitted = []
+    for own in defaults:
+        typed = {n: _typed(n, v, own[n]) for n, v in common.items() if n in own}
+        fitted.append({n: v for n, v in typed.items() if v != ast.literal_eval(own[n])})
+    return fitted
 
 
 def _typed(name: str, value: str, default: str):
@@ -160,11 +217,11 @@ def _typed(name: str, value: str, default: str):
     try:
         if kind is str:
             return value
-        got = ast.literal_eval(value)
-        if kind is float and type(got) is int:
-            return float(got)
-        if type(got) is kind:
-            return got
+        typed = ast.literal_eval(value)
+        if kind is float and type(typed) is int:
+            return float(typed)
+        if type(typed) is kind:
+            return typed
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         pass
     raise ValueError(f"{name}={value!r}: expected {kind.__name__}, like {default}")

@@ -9,7 +9,7 @@ import pytest
 
 from harness import files, fingerprint
 from harness.run import cli, notebook_process
-from tests.harness.test_run import command, figures, write_notebook
+from tests.trial_runs import command, figures, write_notebook
 
 
 @pytest.fixture
@@ -75,18 +75,21 @@ def test_a_death_between_any_two_files_is_seen_by_the_next_run(tmp_path, monkeyp
     for last in range(6):
         out = tmp_path / str(last)
         monkeypatch.setenv("REPRODUCE_OUT", str(out))
-        job = notebook_process.NotebookProcess(Path("01_x.ipynb"), {}, {"asked": "new"})
+        job = notebook_process.NotebookProcess(
+            Path("01_x.ipynb"), "x", {}, {"asked": "new"}
+        )
         for value in ("old", "new"):
             folder = out / "staged" / value
             for kind, names in (("figures", "01_a 01_b 01_c"), ("runs", "01_x.ipynb")):
                 (folder / kind / "x").mkdir(parents=True)
                 for name in names.split():
                     (folder / kind / "x" / name).write_text(value)
-        old = notebook_process.NotebookProcess(Path("01_x.ipynb"), {}, {"asked": "old"})
-        notebook_process.commit_outputs(old, "x", out / "staged" / "old")
-        assert notebook_process.is_up_to_date(
-            old, "x"
-        ) and not notebook_process.is_up_to_date(job, "x")
+        old = notebook_process.NotebookProcess(
+            Path("01_x.ipynb"), "x", {}, {"asked": "old"}
+        )
+        notebook_process.commit_outputs(old, out / "staged" / "old")
+        assert notebook_process.is_up_to_date(old)
+        assert not notebook_process.is_up_to_date(job)
         left = [last]
 
         def dies(a, b, left=left):
@@ -97,21 +100,21 @@ def test_a_death_between_any_two_files_is_seen_by_the_next_run(tmp_path, monkeyp
 
         monkeypatch.setattr(os, "replace", dies)
         try:
-            notebook_process.commit_outputs(job, "x", out / "staged" / "new")
+            notebook_process.commit_outputs(job, out / "staged" / "new")
         except Killed:
             pass
         monkeypatch.setattr(os, "replace", rename)
-        made.append(notebook_process.is_up_to_date(job, "x"))
-        assert not notebook_process.is_up_to_date(old, "x")
+        made.append(notebook_process.is_up_to_date(job))
+        assert not notebook_process.is_up_to_date(old)
     assert made == [False] * 5 + [True]
 
 
 def test_a_killed_run_s_leftovers_cannot_write_to_the_next(place, monkeypatch):
     monkeypatch.setenv("REPRODUCE_OUT", str(place))
-    job = notebook_process.NotebookProcess(Path("01_x.ipynb"), {}, {})
-    mine = notebook_process.staging_folder(job, "x")
+    job = notebook_process.NotebookProcess(Path("01_x.ipynb"), "x", {}, {})
+    mine = job.staging
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert notebook_process.staging_folder(job, "x") != mine
+    assert job.staging != mine
 
 
 def test_what_changes_while_it_runs_is_not_taken_for_done(place, go, monkeypatch):
@@ -128,13 +131,13 @@ def test_what_changes_while_it_runs_is_not_taken_for_done(place, go, monkeypatch
 
 def test_a_killed_notebook_is_not_explained_by_a_warning(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
-    job = notebook_process.NotebookProcess(Path("01_x.ipynb"), {}, {})
-    folder = notebook_process.staging_folder(job, "x")
+    job = notebook_process.NotebookProcess(Path("01_x.ipynb"), "x", {}, {})
+    folder = job.staging
     folder.mkdir(parents=True)
     (folder / "stderr").write_text("WARNING | some kernel's chatter")
     for status, said in ((-9, "out of memory?"), (1, "chatter")):
         job.process = subprocess.CompletedProcess([], status)
-        notebook_process.end(job, "x")
+        notebook_process.end(job)
         assert job.state == "failed" and said in job.error
 
 
@@ -148,32 +151,18 @@ def test_what_a_kill_left_aside_is_swept_and_nothing_else(tmp_path):
     assert left == {".gitignore", ".lock", "verdicts.csv", ".a.csv"}
 
 
-def test_what_gathers_rests_on_all_rules_rows_and_figures(tmp_path, monkeypatch):
-    monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
-    kept = files.figures_dir("x")
-    kept.mkdir(parents=True)
-    job, seen = notebook_process.NotebookProcess(Path("04_x.ipynb"), {}, {}), []
-
-    def changed():
-        seen.append(cli.others_rows(job, "x"))
-        return len({*seen}) == len(seen)
-
-    assert changed()
-    for name in ("02_y.measured.csv", "02_a.alt.json"):
-        (kept / name).write_text("new")
-        assert changed(), name
-    for name in ("CLAIMS", "FINDINGS"):
-        monkeypatch.setattr(fingerprint, name, kept / "02_a.alt.json")
-        assert changed(), name
-    (kept / "04_x.measured.csv").write_text("its own")
-    assert not changed()
-
-
-def test_a_table_that_a_notebook_reads_is_one_of_its_inputs():
-    names = {p.stem: [d.name for d in fingerprint.shared_tables(p)]
-             for p in fingerprint.NOTEBOOKS.glob("*.ipynb")}  # fmt: skip
-    assert names.pop("03_token_id_brittleness") == ["version_matrix.csv"]
-    assert not any(names.values())
+def test_every_shared_table_is_an_input_of_every_notebook(tmp_path, monkeypatch):
+    book = write_notebook(tmp_path, "01")
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprint, "code_files", lambda _: [])
+    table = tmp_path / "figures" / "versions.csv"
+    files.write_whole(table, "1")
+    files.write_whole(tmp_path / "figures" / "mini" / "01_a.csv", "1")
+    before = fingerprint.notebook_inputs(book)
+    files.write_whole(tmp_path / "figures" / "mini" / "01_a.csv", "2")
+    assert fingerprint.notebook_inputs(book) == before
+    table.write_text("2")
+    assert fingerprint.notebook_inputs(book) != before
 
 
 ALIGNED = """
@@ -190,17 +179,13 @@ files.write_whole(out / "01_seen.csv", f"{len(seen)}")
 
 
 def test_where_numbers_lie_in_memory_does_not_move_mini_s(place, go, monkeypatch):
-    monkeypatch.setattr(notebook_process.fingerprint, "NOTEBOOKS", place / "notebooks")
+    monkeypatch.setattr(fingerprint, "NOTEBOOKS", place / "notebooks")
     path = write_notebook(place / "notebooks", "01", extra=ALIGNED)
-    job = notebook_process.NotebookProcess(path, {}, {})
+    job = notebook_process.NotebookProcess(path, "mini", {}, {})
     monkeypatch.setenv("REPRODUCE_OUT", str(place))
-    notebook_process.start(job, "mini", True).process.wait(60)
-    kept = (
-        notebook_process.staging_folder(job, "mini")
-        / "figures"
-        / "mini"
-        / "01_seen.csv"
-    )
+    notebook_process.start(job, side_by_side=True, cell_timeout=60)
+    job.process.wait(60)
+    kept = job.staging / "figures" / "mini" / "01_seen.csv"
     assert kept.read_text() == "1"
 
 

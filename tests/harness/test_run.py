@@ -13,59 +13,8 @@ import pytest
 from harness import files, fingerprint
 from harness.publish import readme
 from harness.run import cli, notebook_process, options
-
-PARAMETERS = 'SET = "mini"\nBASE = "mini-gpt2"\nINSTRUCT = ""\nDEVICE = "auto"\n'
-PARAMETERS += 'DTYPE = "float32"\nSEED = 0\nN_PROMPTS = 60\nPAUSE = 0.0\n'
-BODY = """
-import sys, time; sys.path.insert(0, "{root}")
-from harness import files
-out = files.figures_dir(SET)
-files.write_whole(out / "{n}_first.csv", f"{{SEED}},{{N_PROMPTS}}")
-time.sleep(PAUSE)
-files.write_whole(out / "{n}_second.csv", "done")
-{extra}
-"""
-
-
-def write_notebook(folder, number, extra=""):
-    book = nbformat.v4.new_notebook()
-    tagged = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
-    body = BODY.format(root=files.ROOT, n=number, extra=extra)
-    book.cells = [tagged, nbformat.v4.new_code_cell(body)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    book.metadata["kernelspec"] = kernel
-    path = folder / f"{number}_trial.ipynb"
-    nbformat.write(book, path)
-    return path
-
-
-def command(place, *more):
-    base = [sys.executable, "-m", "harness.run", "reproduce", "--set", "trial"]
-    base += ["--base", str(place / "model"), "--notebooks", str(place / "notebooks")]
-    return [*base, *more]
-
-
-def environment(place):
-    extra = {"REPRODUCE_OUT": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return os.environ | extra
-
-
-@pytest.fixture
-def go(place, capsys, monkeypatch):
-    """Run in this process; (status, what was printed, errors)."""
-    for name, value in environment(place).items():
-        monkeypatch.setenv(name, value)
-
-    def inner(*more):
-        status = cli.main(command(place, *more)[3:])
-        return (status, *capsys.readouterr())
-
-    return inner
-
-
-def figures(place):
-    folder = place / "figures" / "trial"
-    return {p.name: p.read_text() for p in folder.glob("0*")} if folder.exists() else {}
+from helpers import checkpoints
+from tests.trial_runs import command, environment, figures, write_notebook
 
 
 def test_run_resume_and_rerun(place, go):
@@ -163,8 +112,9 @@ def test_two_runs_at_once_take_turns(place):
 def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeypatch):
     monkeypatch.setenv("REPRODUCE_OUT", str(place))
     job = notebook_process.NotebookProcess(
-        place / "01_trial.ipynb", {}, {"SEED": 1}, seconds=2.04, peak=2**22
+        place / "01_trial.ipynb", "trial", {}, {"SEED": 1}, seconds=2.04
     )
+    job.peak_bytes = 2**22
     there, staged = place / "figures" / "trial", place / "staged"
     old = ["01_lost.png", "01_kept.csv", "02_other.png", "verdicts.csv"]
     for name in (*old, "010_more.png"):
@@ -172,7 +122,7 @@ def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeyp
     files.write_whole(staged / "figures" / "trial" / "01_kept.csv", "new")
     files.write_whole(staged / "runs" / "trial" / "01_trial.measured.csv", "rows")
     files.write_whole(staged / "runs" / "trial" / "01_trial.ipynb", "book")
-    notebook_process.commit_outputs(job, "trial", staged)
+    notebook_process.commit_outputs(job, staged)
     assert {p.name: p.read_text() for p in there.iterdir()} == {
         "01_kept.csv": "new", "01_trial.measured.csv": "rows", "02_other.png": "old",
         "verdicts.csv": "old", "010_more.png": "old",
@@ -181,11 +131,9 @@ def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeyp
     assert (done["seconds"], done["peak_mb"]) == (2.0, 4)
     names = ["figures/trial/01_kept.csv", "figures/trial/01_trial.measured.csv"]
     names += ["runs/trial/01_trial.ipynb", "runs/trial/01_trial.measured.csv"]
-    assert list(done["outputs"]) == names and notebook_process.is_up_to_date(
-        job, "trial"
-    )
+    assert list(done["outputs"]) == names and notebook_process.is_up_to_date(job)
     (there / "01_kept.csv").unlink()
-    assert not notebook_process.is_up_to_date(job, "trial")
+    assert not notebook_process.is_up_to_date(job)
 
 
 REFUSED = [
@@ -201,6 +149,8 @@ REFUSED = [
     (["--instruct", "{model}"], "no chat template"),
     (["--set", "mini"], "a set of their own"),
     (["--jobs", "-1"], "JOBS=-1"),
+    (["--cell-timeout", "0"], "CELL_TIMEOUT=0: expected at least 1 second"),
+    (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
 ]
 
 
@@ -222,7 +172,7 @@ def test_refusals_come_before_torch():
     code = (
         "import sys; from harness.run import cli as run;"
         "status = run.main(['reproduce', '--set', 'x', '--base', 'y', '--dtype', 'z']);"
-        "sys.exit(10 if 'torch' in sys.modules else status)"
+        "sys.exit(10 if {'torch', 'pandas'} & {*sys.modules} else status)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=files.ROOT)
     assert done.returncode == 2
@@ -294,12 +244,13 @@ def test_publishing_copies_outputs_without_what_changes(place, monkeypatch, caps
     monkeypatch.setattr(readme, "README", place / "README.md")
     (place / "README.md").write_text("hand-written\n")
     path = place / "notebooks" / "01_trial.ipynb"
-    job = notebook_process.NotebookProcess(path, {}, {})
+    job = notebook_process.NotebookProcess(path, "mini", {}, {})
     with pytest.raises(ValueError, match="01_trial not up to date"):
         readme.publish([job], lambda _: False)
     with pytest.raises(ValueError, match="not up to date"):
         readme.publish(
-            [notebook_process.NotebookProcess(path, {"SEED": 1}, {})], lambda _: True
+            [notebook_process.NotebookProcess(path, "mini", {"SEED": 1}, {})],
+            lambda _: True,
         )
     readme.publish([job], lambda _: True)
     text = path.read_text()
@@ -308,3 +259,73 @@ def test_publishing_copies_outputs_without_what_changes(place, monkeypatch, caps
     assert capsys.readouterr().out == "published notebooks/01_trial.ipynb\n"
     readme.publish([job], lambda _: True)
     assert capsys.readouterr().out == ""  # the same again changes nothing
+
+
+def test_the_named_sets_are_the_design_s():
+    assert options.MODEL_SETS["mini"] == ("mini-gpt2", "mini-qwen2")
+    paper = (checkpoints.GPT2[0], checkpoints.QWEN[0])
+    assert options.MODEL_SETS["paper"] == paper
+
+
+SECTIONED = ["# A trial\n\nwords", "one = 1", "## First\n### Its \u202epart", "two = 2"]
+
+
+def write_sectioned(place):
+    """A notebook of three sections, the second at cell 4 of 5 with no heading after."""
+    path = write_notebook(place / "notebooks", "01")
+    book = nbformat.read(path, as_version=4)
+    markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    book.cells += [(code if " = " in s else markdown)(s) for s in SECTIONED]
+    book.cells += [code("three = 3"), markdown("## Last")]
+    nbformat.write(book, path)
+    return path
+
+
+def test_off_a_terminal_each_section_is_a_line_once(place, go):
+    write_sectioned(place)
+    status, said, errors = go("-p", "N_PROMPTS=7")
+    assert status == 0, errors
+    lines = [line.split() for line in said.splitlines() if " cell " in line]
+    assert [line[:5] for line in lines] == [
+        ["01_trial", "cell", "4", "of", "6"],  # papermill adds one with N_PROMPTS
+        ["01_trial", "cell", "5", "of", "6"],
+    ]
+    assert [line[6:] for line in lines] == [
+        ["s", "A", "trial"], ["s", "Its", r"\u202epart"],
+    ]  # fmt: skip
+
+
+def test_on_a_terminal_one_line_shows_all_running_notebooks():
+    running = [
+        notebook_process.NotebookProcess(
+            files.ROOT / f"{name}.ipynb", "mini", {}, {}, started_at=time.monotonic(),
+            position=notebook_process.Position(3, 20, "A section with a long title"),
+        )
+        for name in ("01_generation", "02_translation")
+    ]  # fmt: skip
+    line = cli.progress_line(running, 200)
+    for name in ("01_generation", "02_translation"):
+        assert f"{name} cell 3 of 20, 0 s, A section with a long title" in line
+    short = cli.progress_line(running, 80)
+    assert len(short) < 80 and short.count(" cell 3 of 20, 0 s") == 2
+
+
+def test_a_cell_that_hangs_ends_in_one_line_that_says_how_to_wait(place, go):
+    write_sectioned(place)
+    path = write_notebook(place / "notebooks", "02")
+    status, said, _ = go("--cell-timeout", "2", "-p", "PAUSE=60.0", "--only", "02")
+    assert path.exists() and status == 1
+    (line,) = (x for x in said.splitlines() if x.startswith("02_trial"))
+    assert "cell 3 (no heading) took longer than 2 s" in line
+    assert "CELL_TIMEOUT=seconds (--cell-timeout)" in line
+    assert not figures(place)
+    assert (place / "runs" / "trial" / "02_trial.failed.ipynb").exists()
+
+
+def test_how_long_a_cell_may_take_depends_on_the_models(place):
+    write_notebook(place / "notebooks", "01")
+    asked = {"notebooks": place / "notebooks"}
+    assert options.run_request("mini", **asked).cell_timeout == 600
+    asked["base"] = str(place / "model")
+    assert options.run_request("trial", **asked).cell_timeout == 3600
+    assert options.run_request("trial", cell_timeout=5, **asked).cell_timeout == 5

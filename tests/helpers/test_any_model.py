@@ -21,7 +21,7 @@ from helpers import (
     load,
     models,
 )
-from tests.harness.test_run import PARAMETERS
+from tests.trial_runs import PARAMETERS
 
 TOKENIZERS = files.ROOT.parent / "shared" / "tokenizers"
 NARROW = {

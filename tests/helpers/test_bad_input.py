@@ -361,10 +361,10 @@ def test_hostile_text_in_a_trace(tmp_path):
 
 
 def test_hostile_text_cannot_steer_the_terminal(capsys, monkeypatch):
-    def fail(_):
+    def fail():
         raise ValueError(HOSTILE)
 
-    monkeypatch.setattr(options, "notebook_parameters", fail)
+    monkeypatch.setattr(options, "run_request", fail)
     assert cli.main(["reproduce"]) == 2
     said = capsys.readouterr().err
     assert not re.search(safe_text.HIDDEN, said) and said.count("\n") == 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers import chat_prompt, checkpoints, load, models, prompt_embeds
-from helpers.models import LM, SETS
+from helpers.models import LM
 from tests.tiny import MINI, named, tiny_model, tiny_tokenizer
 
 
@@ -54,10 +54,8 @@ def test_auto_device_is_one_that_exists(folder):
         assert load(str(folder)).device.type == expected
 
 
-def test_the_named_sets_are_the_design_s():
-    assert SETS["mini"] == ("mini-gpt2", "mini-qwen2")
+def test_the_paper_s_models_are_pinned():
     assert checkpoints.PINNED["gpt2"] == checkpoints.PINNED["openai-community/gpt2"]
-    assert SETS["paper"] == (checkpoints.GPT2[0], checkpoints.QWEN[0])
     assert all(len(commit) == 40 for _, commit in checkpoints.PINNED.values())
 
 
