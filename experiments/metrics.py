@@ -1,3 +1,12 @@
+"""Metrics of distributions, of id sequences, and the nearest embedding.
+
+entropy, kl_divergence, js_divergence   nats, over the last dimension (float64, CPU)
+entropy_bits, kl_bits, js_bits          the same in bits
+distinct_n, loops                       repetition in a sequence of ids
+rouge_l, token_agreement                likeness of two sequences of ids
+nearest_rows                            the embedding nearest to a vector
+"""
+
 from __future__ import annotations
 
 import math
@@ -12,60 +21,44 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def nearest_rows(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
-    """Id of the row of embed (V,D) nearest to each concept (...,D) -> (...).
-
-    metric: "dot", "cosine", "l2", or "centred" (cosine after taking off the mean row).
-    """
-    check_choice("metric", metric, ("dot", "cosine", "l2", "centred"))
-    x, rows = at_least_float32(concept), at_least_float32(embed)
-    if metric == "centred":
-        x, rows = x - rows.mean(0), rows - rows.mean(0)
-    if metric == "l2":
-        return (x @ rows.T - rows.square().sum(-1) / 2).argmax(-1)
-    if metric != "dot":
-        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    return (x @ rows.T).argmax(-1)
-
-
-def _probs(p) -> torch.Tensor:
-    p = torch.as_tensor(p).detach().to("cpu", torch.float64)
-    if p.numel() == 0 or bool((p < 0).any()) or not bool(torch.isfinite(p).all()):
-        raise ValueError("expected probabilities: finite, not negative, not empty")
-    return p / p.sum(dim=-1, keepdim=True)
-
-
-def entropy(p) -> torch.Tensor:
-    """Entropy (...,) of distributions p (..., V), nats."""
+def entropy(p: Tensor) -> Tensor:
+    """Entropy (...) of distributions p (...,V), nats."""
     return torch.special.entr(_probs(p)).sum(dim=-1)
 
 
-def kl_divergence(p, q) -> torch.Tensor:
-    """KL(p || q) (...,) in nats; infinite where q is 0 and p is not."""
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) (...) in nats; infinite where q is 0 and p is not."""
     p, q = _probs(p), _probs(q)
     return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(dim=-1).clamp_min(0.0)
 
 
-def js_divergence(p, q) -> torch.Tensor:
-    """Jensen-Shannon divergence (...,) in nats, between 0 and log 2."""
+def js_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence (...) in nats, between 0 and log 2."""
     p, q = _probs(p), _probs(q)
     middle = (p + q) / 2
     return (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2
 
 
-def entropy_bits(p) -> torch.Tensor:
+def entropy_bits(p: Tensor) -> Tensor:
     """Entropy in bits."""
     return entropy(p) / math.log(2)
 
 
-def kl_bits(p, q) -> torch.Tensor:
+def kl_bits(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) in bits."""
     return kl_divergence(p, q) / math.log(2)
 
 
-def js_bits(p, q) -> torch.Tensor:
+def js_bits(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence in bits, between 0 and 1."""
     return js_divergence(p, q) / math.log(2)
+
+
+def _probs(p: Tensor) -> Tensor:
+    p = torch.as_tensor(p).detach().to("cpu", torch.float64)
+    if p.numel() == 0 or bool((p < 0).any()) or not bool(torch.isfinite(p).all()):
+        raise ValueError("expected probabilities: finite, not negative, not empty")
+    return p / p.sum(dim=-1, keepdim=True)
 
 
 def distinct_n(ids: Sequence[int], n: int) -> float:
@@ -82,9 +75,9 @@ def loops(ids: Sequence[int], n: int = 3, threshold: float = 0.5) -> bool:
     return distinct_n(ids, n) < threshold
 
 
-def rouge_l(a_ids: Sequence[int], b_ids: Sequence[int]) -> float:
+def rouge_l(a: Sequence[int], b: Sequence[int]) -> float:
     """F1 of the longest common subsequence (Lin 2004); 1 for two empty sequences."""
-    a, b = [int(i) for i in a_ids], [int(i) for i in b_ids]
+    a, b = [int(i) for i in a], [int(i) for i in b]
     if not a or not b:
         return float(a == b)
     row = [0] * (len(b) + 1)
@@ -100,3 +93,20 @@ def token_agreement(a: Sequence[int], b: Sequence[int]) -> float:
     a, b = [int(i) for i in a], [int(i) for i in b]
     longest = max(len(a), len(b))
     return sum(x == y for x, y in zip(a, b)) / longest if longest else 1.0
+
+
+def nearest_rows(concept: Tensor, embed: Tensor, metric: str = "cosine") -> Tensor:
+    """Id (...) of the row of embed (V,D) nearest to each concept (...,D).
+
+    metric: "dot", "cosine", "l2", or "centred" (cosine after taking off the mean row).
+    Computed in float32 at least. ValueError for another metric.
+    """
+    check_choice("metric", metric, ("dot", "cosine", "l2", "centred"))
+    x, rows = at_least_float32(concept), at_least_float32(embed)
+    if metric == "centred":
+        x, rows = x - rows.mean(0), rows - rows.mean(0)
+    if metric == "l2":
+        return (x @ rows.T - rows.square().sum(-1) / 2).argmax(-1)
+    if metric != "dot":
+        rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    return (x @ rows.T).argmax(-1)

@@ -1,3 +1,11 @@
+"""The Appendix's function beside the method of section 3.1 (CLAIMS.md G8).
+
+generate_concept_token   the function as the write-up prints it
+snippet_rows             its weights against ours, and what (1,V) logits do to it
+clipped_rates            how often the norm rule, which it lacks, changes a vector
+snippet_parts            G8's parts
+"""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -17,8 +25,10 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 
-def snippet(logits: Tensor, embed: Tensor, temperature: float = 0.8) -> tuple:
-    """The Appendix's generate_concept_token, line by line: weights and vector."""
+def generate_concept_token(
+    logits: Tensor, embed: Tensor, temperature: float = 0.8
+) -> tuple[Tensor, Tensor]:
+    """The Appendix's function, line by line: weights (50,) and vector (D,)."""
     probs = F.softmax(logits / temperature, dim=-1)
     top_k_probs, top_k_indices = torch.topk(probs, k=50)
     top_k_probs = top_k_probs**1.5  # Sharpening
@@ -28,30 +38,35 @@ def snippet(logits: Tensor, embed: Tensor, temperature: float = 0.8) -> tuple:
 
 
 def snippet_rows(lm: LM, prompts: list[str]) -> pd.DataFrame:
-    """The snippet beside the Methods at the first step, one row a prompt, in float64.
+    """Compare the snippet with the Methods at the first step, in float64.
 
-    weight_gap: largest difference in weight for logits (V,). batch_fails: whether
-    logits (1,V), the shape a model gives, raise or give another vector; how: which.
+    One row a prompt. weight_gap: largest difference in weight, for logits (V,).
+    batch_fails: whether logits (1,V), the shape a model gives, raise an error or give
+    another vector; outcome: which, or "".
     """
     rows, embed = [], lm.embed.cpu()
     for logits in next_logits(lm, *prompt_embeds(lm, prompts)).cpu().double():
-        ours = mixture_weights(logits, MixtureConfig())
-        concept = mix(ours.probs, ours.indices, embed)
-        weights, _ = snippet(logits, embed)
-        gap = float((weights - ours.probs).abs().max())
-        try:
-            found = snippet(logits[None], embed)[1]
-            same = found.shape == concept.shape and torch.allclose(
-                found.to(concept), concept, rtol=1e-3
-            )
-            how = "" if same else f"gives {tuple(found.shape)}"
-        except (RuntimeError, IndexError) as error:
-            how = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        rows.append({"weight_gap": gap, "batch_fails": bool(how), "how": how})
-    return pd.DataFrame(rows)
+        weights = mixture_weights(logits, MixtureConfig())
+        concept = mix(weights.probs, weights.indices, embed)
+        gap = (generate_concept_token(logits, embed)[0] - weights.probs).abs().max()
+        outcome = _batch_outcome(logits[None], embed, concept)
+        rows.append((float(gap), bool(outcome), outcome))
+    return pd.DataFrame(rows, columns=["weight_gap", "batch_fails", "outcome"])
 
 
-def clipped_rate(lm: LM, trace: ConceptTrace, norm: str = "all") -> list[float]:
+def _batch_outcome(logits: Tensor, embed: Tensor, concept: Tensor) -> str:
+    """What the snippet does with logits (1,V); "" where it gives `concept`."""
+    try:
+        vector = generate_concept_token(logits, embed)[1]
+    except (RuntimeError, IndexError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if vector.shape == concept.shape:
+        if torch.allclose(vector.to(concept), concept, rtol=1e-3):
+            return ""
+    return f"gives {tuple(vector.shape)}"
+
+
+def clipped_rates(lm: LM, trace: ConceptTrace, norm: str = "all") -> list[float]:
     """Share of each prompt's steps whose mixture the norm rule changes."""
     bounds, rates = norm_bounds(lm.embed, norm, lm.used), []
     for probs, indices, n in zip(trace.probs, trace.indices, trace.lengths.tolist()):
@@ -61,13 +76,16 @@ def clipped_rate(lm: LM, trace: ConceptTrace, norm: str = "all") -> list[float]:
 
 
 def snippet_parts(
-    rows: pd.DataFrame, clipped: list, full: list[int], stopped: list[int], seed=0
+    rows: pd.DataFrame,
+    clipped: list[float],
+    full: list[int],
+    stopped: list[int],
+    seed: int = 0,
 ) -> dict[str, Estimate]:
     """G8's parts. full, stopped: each prompt's length without and with early stop."""
-    worst = float(rows.weight_gap.max())
     shorter = [a != b for a, b in zip(full, stopped)]
     return {
-        "weight_deviation": Estimate(worst, worst, worst, len(rows)),
+        "weight_deviation": Estimate.exact(rows.weight_gap.max(), len(rows)),
         "batch_failure_rate": bootstrap(rows.batch_fails, seed=seed),
         "vector_difference_rate": bootstrap(clipped, seed=seed),
         "length_difference_rate": bootstrap(shorter, seed=seed),

@@ -1,17 +1,20 @@
 """Stopping early by entropy, and loops (CLAIMS.md G5).
 
-    free_runs          what each free run says, and from where on it loops
-    stop_lengths       where Cold Stop would end each of them
-    sweep, choose      every threshold and run length, and the best of them
-    stop_rows, stop_parts   the chosen one on other prompts, beside a random stop
+    free_runs      entropies and loops of each prompt's text, made without a stop
+    stop_lengths   where a threshold and a run length would end each of them
+    stop_rows      what that stop does to each run, beside a random stop
+    stop_grid      every threshold and run length, for one model; stop_grids: for all
+    best_stop      the setting that lowers loops most; best_stops: each model's
+    stop_parts     G5's parts; loop_rate: how many texts loop
 
-A stop does not change the steps before it, so that every setting is read off one run
-without a stop. A test checks this against the loop's own early stop.
+A stop does not change the steps before it, so every setting is read off one run without
+a stop. A test checks this against the loop's own early stop.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,14 +27,21 @@ if TYPE_CHECKING:
     from helpers.decode import ConceptTrace
 
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)  # nats
-RUNS = (1, 2, 4, 8, 16)  # steps in a row
+RUN_LENGTHS = (1, 2, 4, 8, 16)  # steps in a row
+GRID_AXES = {
+    "x": "length",
+    "y": "difference",
+    "by": "model",
+    "xlabel": "mean length that the stop leaves (tokens)",
+    "ylabel": "difference in loop rate",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class FreeRun:
     """One prompt's run without a stop, L steps long.
 
-    entropy (L,) nats; looping (L+1,): whether its first t steps loop, by stats.loops;
+    entropy (L,) nats; looping (L+1,): whether its first t steps loop (metrics.loops);
     inside (L+1,): whether a stop after t steps cuts it inside the loop it ends in.
     """
 
@@ -57,8 +67,10 @@ def free_runs(trace: ConceptTrace) -> list[FreeRun]:
 
 
 def loop_start(ids: list[int], n: int = 3, share: float = 0.9) -> int | None:
-    """The first step from which at least `share` of the n-grams have been said before;
-    None where the run does not loop, by stats.loops, or has no such step."""
+    """First step from which at least `share` of the n-grams have occurred before.
+
+    None where ids do not loop (metrics.loops), or have no such step.
+    """
     if not loops(ids, n):
         return None
     grams = [tuple(ids[t : t + n]) for t in range(len(ids) - n + 1)]
@@ -68,61 +80,76 @@ def loop_start(ids: list[int], n: int = 3, share: float = 0.9) -> int | None:
     return int(np.argmax(rest >= share)) if (rest >= share).any() else None
 
 
-def stop_lengths(runs: list[FreeRun], threshold: float, run: int) -> list[int]:
-    """Length of each run when it ends with the first `run` steps below `threshold`."""
-    out = []
-    for free in runs:
-        cold, length = 0, free.length
-        for t, nats in enumerate(free.entropy, 1):
-            cold = cold + 1 if nats < threshold else 0
-            if cold == run:
+def stop_lengths(runs: list[FreeRun], threshold: float, run_length: int) -> list[int]:
+    """Length of each run, ended by the first `run_length` steps below `threshold`."""
+    lengths = []
+    for run in runs:
+        in_a_row, length = 0, run.length
+        for t, nats in enumerate(run.entropy, 1):
+            in_a_row = in_a_row + 1 if nats < threshold else 0
+            if in_a_row == run_length:
                 length = t
                 break
-        out.append(length)
-    return out
+        lengths.append(length)
+    return lengths
 
 
 def stop_rows(runs: list[FreeRun], lengths: list[int]) -> pd.DataFrame:
-    """One row a run: does it loop when free, when stopped at its length (entropy), and
-    how often when stopped at another run's (random: the same lengths, dealt out in
-    every order); inside, inside_random: does the stop fall inside its loop."""
-    rows, dealt = [], np.array(lengths)
-    for free, length in zip(runs, lengths):
-        others = np.minimum(dealt, free.length)
-        rows.append({
-            "length": length, "stopped": float(length < free.length),
-            "free": free.looping[-1], "entropy": free.looping[length],
-            "random": free.looping[others].mean(), "inside": free.inside[length],
-            "inside_random": free.inside[others].mean(),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
+    """Compare the stop at `lengths` with a random stop, one row a run.
+
+    free, entropy, random: does it loop unstopped, stopped at its own length, and how
+    often when stopped at another run's (the same lengths, dealt out in every order);
+    inside, inside_random: does the stop fall inside its loop.
+    """
+    rows = []
+    for run, length in zip(runs, lengths):
+        dealt = np.minimum(lengths, run.length)
+        own = run.looping[length], run.inside[length]
+        random = run.looping[dealt].mean(), run.inside[dealt].mean()
+        stopped = float(length < run.length)
+        rows.append((length, stopped, run.looping[-1], *own, *random))
+    columns = ["length", "stopped", "free", "entropy", "inside"]
+    return pd.DataFrame(rows, columns=[*columns, "random", "inside_random"])
 
 
 def stop_grid(runs: list[FreeRun]) -> pd.DataFrame:
-    """Every threshold and run length: the share of runs that stop and that loop, and
-    the difference in loops to the random stop (below 0: the entropy stop is better)."""
-    out = []
-    for run in RUNS:
-        for threshold in THRESHOLDS:
-            rows = stop_rows(runs, stop_lengths(runs, threshold, run))
-            out.append({
-                "run": run, "threshold": threshold, "stopped": rows.stopped.mean(),
-                "loops": rows.entropy.mean(), "loops_random": rows.random.mean(),
-                "difference": round((rows.entropy - rows.random).mean(), 12) + 0.0,
-                "length": rows.length.mean(),
-            })  # fmt: skip
-    return pd.DataFrame(out)
+    """Try every threshold and run length: one row each.
+
+    Shares of runs that stop and that loop; the difference in loops to the random stop
+    (below 0: the entropy stop is better); mean length.
+    """
+    grid = []
+    for run_length, threshold in product(RUN_LENGTHS, THRESHOLDS):
+        rows = stop_rows(runs, stop_lengths(runs, threshold, run_length))
+        rates = rows.stopped.mean(), rows.entropy.mean(), rows.random.mean()
+        difference = _rounded((rows.entropy - rows.random).mean(), 9)
+        grid.append((run_length, threshold, *rates, difference, rows.length.mean()))
+    columns = ["run", "threshold", "stopped", "loops", "loops_random", "difference"]
+    return pd.DataFrame(grid, columns=[*columns, "length"])
 
 
-def best_stop(swept: pd.DataFrame) -> tuple[float, int]:
-    """The threshold and run length that lower the loop rate most against the random
-    stop; among equals the one that keeps the longest text. Settings that stop fewer
-    than a tenth of the runs do not count, unless all are such."""
-    acting = swept[swept.stopped >= 0.1] if (swept.stopped >= 0.1).any() else swept
+def stop_grids(runs: dict[str, list[FreeRun]]) -> pd.DataFrame:
+    """stop_grid of each model's runs, with a column model."""
+    frames = [stop_grid(own).assign(model=name) for name, own in runs.items()]
+    return pd.concat(frames)
+
+
+def best_stop(grid: pd.DataFrame) -> tuple[float, int]:
+    """Threshold and run length that lower loops most against the random stop.
+
+    Among equals the one that keeps the longest text. Settings that stop fewer than a
+    tenth of the runs do not count, unless all are such.
+    """
+    acting = grid[grid.stopped >= 0.1] if (grid.stopped >= 0.1).any() else grid
     order = acting.assign(difference=acting.difference.round(9)).sort_values(
         ["difference", "length"], ascending=[True, False], kind="stable"
     )
     return float(order.threshold.iloc[0]), int(order.run.iloc[0])
+
+
+def best_stops(grids: pd.DataFrame) -> dict[str, tuple[float, int]]:
+    """best_stop of each model of stop_grids."""
+    return {name: best_stop(grid) for name, grid in grids.groupby("model", sort=False)}
 
 
 def loop_rate(trace: ConceptTrace, seed: int = 0) -> Estimate:
@@ -131,18 +158,18 @@ def loop_rate(trace: ConceptTrace, seed: int = 0) -> Estimate:
 
 
 def stop_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """G5's parts; the share of runs that stop stands beside them."""
-    difference = paired_difference(rows.entropy, rows.random, seed=seed)
+    """G5's parts, and the share of runs that stop, which is not judged."""
+    e = paired_difference(rows.entropy, rows.random, seed=seed)
+    numbers = (_rounded(x, 12) for x in (e.value, e.low, e.high))
     return {
         "loop_rate_free": bootstrap(rows.free, seed=seed),
-        "loop_difference": _rounded(difference),
+        "loop_difference": Estimate(*numbers, e.n, e.seed),
         "stopped_looping": bootstrap(rows.inside, seed=seed),
         "stopped_looping_random": bootstrap(rows.inside_random, seed=seed),
         "stopped": bootstrap(rows.stopped, seed=seed),
     }
 
 
-def _rounded(e: Estimate) -> Estimate:
-    """Without the rounding error that is left where two rates are equal."""
-    numbers = (round(x, 12) + 0.0 for x in (e.value, e.low, e.high))
-    return Estimate(*numbers, e.n, e.seed)
+def _rounded(x: float, digits: int) -> float:
+    """Remove the rounding error, and the sign of 0, left where two rates are equal."""
+    return round(x, digits) + 0.0

@@ -1,12 +1,14 @@
-"""Is the recipe of 3.1 what it says, and is the Appendix the same? (CLAIMS.md G2, G8)
+"""Sharpening p^alpha beside a temperature of T / alpha (CLAIMS.md G2).
 
-two_ways, sharpening_rows   p^alpha beside a temperature of T / alpha, in float64
-snippet                     the Appendix's function, as printed
-snippet_rows                its weights beside the Methods', and what a batch does
+two_formulas        the weights of both, each step as it is written, in float64
+sharpening_rows     their difference, on models' own logits and on random ones
+sharpening_parts    G2's part: the largest difference
+temperature_curve   the top weight over T / alpha, for several alphas
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -21,51 +23,70 @@ if TYPE_CHECKING:
 
     from helpers.models import LM
 
+ALPHAS = (1.0, 1.5, 2.0)
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
+CURVE_AXES = {
+    "x": "T / alpha",
+    "y": "top weight",
+    "by": "sharpening",
+    "xlabel": "temperature T / sharpening α",
+    "ylabel": "top token's weight",
+}
+
 
 def two_formulas(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]:
-    """Weights (N,K) of logits (N,V) twice, each step as it is written, in float64:
-    softmax(z/T) -> top-k -> ^alpha -> normal, softmax(alpha z/T) -> top-k -> normal."""
+    """Weights (N,K) of logits (N,V) twice, in float64.
+
+    softmax(z/T) -> top-k -> ^alpha -> renormalise; softmax(alpha z/T) -> top-k ->
+    renormalise.
+    """
     z, k = logits.double().cpu(), min(config.top_k, logits.shape[-1])
     kept = (z / config.temperature).softmax(-1).topk(k).values ** config.alpha
     colder = (config.alpha * z / config.temperature).softmax(-1).topk(k).values
-    return tuple(p / p.sum(-1, keepdim=True) for p in (kept, colder))
+    return kept / kept.sum(-1, keepdim=True), colder / colder.sum(-1, keepdim=True)
 
 
 def sharpening_rows(
-    lms: list, prompts: list[str], config: MixtureConfig, random: int = 1000, seed=0
+    lms: list[LM],
+    prompts: list[str],
+    config: MixtureConfig,
+    n_random: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """Largest difference between the two ways, one row a logit vector: the models' own
-    after each prompt, and `random` normal ones of every spread from 0.1 to 30."""
+    """Largest difference between the two formulas (gap), one row a logit vector.
+
+    logits: "the model's", after each prompt, or "random": `n_random` normal vectors of
+    every spread from 0.1 to 30.
+    """
     rows = []
     for lm in lms:
         own = next_logits(lm, *prompt_embeds(lm, prompts))
         rows += [("the model's", gap) for gap in _gaps(own, config)]
-    generator, size = torch.Generator().manual_seed(seed), lms[0].embed.shape[0]
+    generator, vocabulary = torch.Generator().manual_seed(seed), lms[0].embed.shape[0]
     for spread in torch.logspace(-1, 1.5, 20):
-        some = torch.randn(-(-random // 20), size, generator=generator) * spread
-        rows += [("random", gap) for gap in _gaps(some, config)]
+        drawn = torch.randn(-(-n_random // 20), vocabulary, generator=generator)
+        rows += [("random", gap) for gap in _gaps(drawn * spread, config)]
     return pd.DataFrame(rows, columns=["logits", "gap"])
 
 
-def _gaps(logits, config) -> list[float]:
+def _gaps(logits: Tensor, config: MixtureConfig) -> list[float]:
     gaps = []
-    for some in logits.split(64):
-        sharpened, colder = two_formulas(some, config)
+    for batch in logits.split(64):  # bounded memory
+        sharpened, colder = two_formulas(batch, config)
         gaps += (sharpened - colder).abs().amax(-1).tolist()
     return gaps
 
 
 def sharpening_parts(rows: pd.DataFrame) -> dict[str, Estimate]:
     """G2's part: the largest difference over all logit vectors."""
-    worst = float(rows.gap.max())
-    return {"deviation": Estimate(worst, worst, worst, len(rows))}
+    return {"deviation": Estimate.exact(rows.gap.max(), len(rows))}
 
 
-def effective_temperature(lm: LM, prompt: str, settings: list[tuple]) -> pd.DataFrame:
-    """The top weight after a prompt for each (T, alpha), beside T / alpha."""
+def temperature_curve(lm: LM, prompt: str) -> pd.DataFrame:
+    """Top weight after a prompt for ALPHAS and TEMPERATURES, beside T / alpha."""
     logits = next_logits(lm, *prompt_embeds(lm, [prompt]))
     rows = []
-    for temperature, alpha in settings:
+    for alpha, temperature in product(ALPHAS, TEMPERATURES):
         config = MixtureConfig(temperature=temperature, alpha=alpha)
         top = float(mixture_weights(logits, config).probs[0, 0])
         rows.append((f"α = {alpha:g}", temperature, temperature / alpha, top))

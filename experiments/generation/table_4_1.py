@@ -1,17 +1,21 @@
 """Table 4.1 of the write-up, measured again (CLAIMS.md G6).
 
-table_rows         the weights of both vectors, by setting, beside the truth
-table_41, said     laid out as the write-up prints it
-fits, best_fit     how near each model and setting comes to the printed numbers
+table_rows        the weights of both vectors, by model and setting, and the truth
+table_41          laid out as the write-up prints it
+fit_settings      how near each model and setting comes to the printed numbers
+best_fit          the nearest of them for each prompt; weight_parts: G6's parts
+tokenizer_cuts    how each model's tokenizer cuts a text
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from experiments.prompts import SUITES
+from experiments.stats import Estimate
 from experiments.true_distribution import true_ahead
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig
@@ -24,39 +28,44 @@ SETTINGS = {  # the three readings of "probability" in Table 4.1
     "T = 0.8": MixtureConfig(alpha=1.0),
     "T = 0.8, α = 1.5": MixtureConfig(),
 }
+COLUMNS = ["prompt", "setting", "step", "token", "prob"]
 
 
-def table_rows(lm: LM, prompts: list[str], truth=None, top: int = 50) -> pd.DataFrame:
-    """The weights of both vectors after each prompt, under each setting.
+def table_rows(
+    lms: dict[str, LM],
+    prompts: list[str],
+    true_next: Callable | None = None,
+    top: int = 50,
+) -> pd.DataFrame:
+    """The weights of both vectors after each prompt, by model and setting.
 
-    truth: true_next of models.corpus, for the models it is true of; gives the setting
+    true_next: that of models.corpus, for the models it is true of; gives the setting
     "true", whose second step is the mean over the first token, by its probability.
-    Columns prompt, setting, step (from 1), token, prob.
     """
     frames = []
-    for setting, config in SETTINGS.items():
-        trace = generate_concepts(lm, prompts, 2, config, stop_at_eos=False)
-        frames.append(trace.to_frame(top).assign(setting=setting))
-    frame = pd.concat(frames, ignore_index=True)
-    frame["prompt"] = [prompts[i] for i in frame.prompt]
-    if truth:
-        frame = pd.concat([frame, *(_true_rows(lm, p, truth, top) for p in prompts)])
-    return frame[["prompt", "setting", "step", "token", "prob"]]
+    for name, lm in lms.items():
+        for setting, config in SETTINGS.items():
+            trace = generate_concepts(lm, prompts, 2, config, stop_at_eos=False)
+            rows = trace.to_frame(top).assign(setting=setting, model=name)
+            frames.append(rows.assign(prompt=[prompts[i] for i in rows.prompt]))
+        for prompt in prompts if true_next else []:
+            frames.append(_true_rows(lm, prompt, true_next, top).assign(model=name))
+    return pd.concat(frames)[[*COLUMNS, "model"]]
 
 
-def _true_rows(lm, prompt, truth, top):
-    steps = (truth(lm.tokenizer, prompt), true_ahead(truth, lm.tokenizer, prompt))
+def _true_rows(lm: LM, prompt: str, true_next: Callable, top: int) -> pd.DataFrame:
+    ahead = true_ahead(true_next, lm.tokenizer, prompt)
     rows = []
-    for step, probs in enumerate(steps, 1):
+    for step, probs in enumerate((true_next(lm.tokenizer, prompt), ahead), 1):
         if probs is not None:
             p, ids = probs.topk(min(top, int((probs > 0).sum())))
             tokens = (lm.tokenizer.decode([i]) for i in ids.tolist())
             rows += [(prompt, "true", step, *pair) for pair in zip(tokens, p.tolist())]
-    return pd.DataFrame(rows, columns=["prompt", "setting", "step", "token", "prob"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def format_top_tokens(rows: pd.DataFrame, top: int = 2) -> str:
-    """Tokens with their weights as Table 4.1 writes them: 77% "Paris", 8% "located"."""
+    """Write tokens with their weights as Table 4.1 does: 77% "Paris", 8% "located"."""
     best = rows.nlargest(top, "prob", keep="first")
     return ", ".join(f'{100 * p:.0f}% "{t}"' for t, p in zip(best.token, best.prob))
 
@@ -64,27 +73,32 @@ def format_top_tokens(rows: pd.DataFrame, top: int = 2) -> str:
 def table_41(rows: pd.DataFrame, paper: str) -> pd.DataFrame:
     """Table 4.1 with the settings side by side: one line a prompt, vector and model.
 
-    rows: table_rows with a column `model`; paper: G6's paper_value."""
-    printed = paper_cells(paper)
-    keys = ["prompt", "step", "model"]
-    order = {setting: None for setting in rows.setting}
+    rows: of table_rows. paper: G6's paper_value.
+    """
+    printed, settings = paper_cells(paper), rows.setting.unique()
     lines = []
-    for (prompt, step, model), own in rows.groupby(keys, sort=False):
-        there = printed[(printed.prompt == prompt) & (printed.step == step)]
-        cells = {s: format_top_tokens(own[own.setting == s]) for s in order}
-        lines.append({"Prompt": prompt, "Vector": step, "Model": model,
-                      "write-up": format_top_tokens(there), **cells})  # fmt: skip
-    frame = pd.DataFrame(lines)
-    return frame.sort_values(["Prompt", "Vector"], kind="stable", ignore_index=True,
-                             key=lambda c: pd.factorize(c)[0])  # fmt: skip
+    for (prompt, step), here in rows.groupby(["prompt", "step"], sort=False):
+        write_up = printed[(printed.prompt == prompt) & (printed.step == step)]
+        for model, own in here.groupby("model", sort=False):
+            cells = {s: format_top_tokens(own[own.setting == s]) for s in settings}
+            lines.append(
+                {
+                    "Prompt": prompt,
+                    "Vector": step,
+                    "Model": model,
+                    "write-up": format_top_tokens(write_up),
+                    **cells,
+                }
+            )
+    return pd.DataFrame(lines)
 
 
 def paper_cells(paper: str) -> pd.DataFrame:
-    """ "france:1:Paris=0.77|..." -> cell, prompt, step, token, prob."""
+    """Read "france:1:Paris=0.77|..." -> cell, prompt, step, token, prob."""
     prompts = dict(zip(("france", "sum"), (i.prompt for i in SUITES["writeup"])))
     rows = []
-    for pair in paper.split("|"):
-        cell, prob = pair.rsplit("=", 1)
+    for entry in paper.split("|"):
+        cell, prob = entry.rsplit("=", 1)
         name, step, token = cell.split(":")
         token = " " if token == "space" else token
         rows.append((cell, prompts[name], int(step), token, float(prob)))
@@ -98,28 +112,43 @@ def fit_settings(rows: pd.DataFrame, paper: str) -> pd.DataFrame:
     token counts for an entry when it is the same but for spaces around it; an entry
     that is a space is met by a space only.
     """
-    out, printed = [], paper_cells(paper)
+    fitted, printed = [], paper_cells(paper)
     keys = ["prompt", "model", "setting"]
     for key, own in rows[rows.setting != "true"].groupby(keys, sort=False):
         prompt, model, setting = key
         entries = printed[printed.prompt == prompt].copy()
-        entries["weight"] = [_weight(own, e) for e in entries.itertuples()]
+        entries["weight"] = [_weight(own, entry) for entry in entries.itertuples()]
         error = (entries.weight - entries.prob).abs().mean()
-        out.append(entries.assign(model=model, setting=setting, error=error))
-    return pd.concat(out, ignore_index=True)
+        fitted.append(entries.assign(model=model, setting=setting, error=error))
+    return pd.concat(fitted, ignore_index=True)
+
+
+def _weight(rows: pd.DataFrame, entry) -> float:
+    own = rows[rows.step == entry.step]
+    return sum(p for t, p in zip(own.token, own.prob) if _same(t, entry.token))
+
+
+def _same(token: str, entry: str) -> bool:
+    return token == entry if not entry.strip() else token.strip() == entry
 
 
 def best_fit(fitted: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `fits` under the one (model, setting) that fits each prompt best."""
+    """The rows of fit_settings under the (model, setting) nearest to each prompt."""
     best = fitted.loc[fitted.groupby("prompt", sort=False).error.idxmin()]
     keys = ["prompt", "model", "setting"]
     return fitted.merge(best[keys], on=keys)
 
 
-def _weight(rows: pd.DataFrame, entry) -> float:
-    there = rows[rows.step == entry.step]
-    return sum(p for t, p in zip(there.token, there.prob) if _same(t, entry.token))
+def weight_parts(best: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
+    """G6's part, by cell of the printed table: the weight found for its token."""
+    weights = zip(best.cell, best.weight)
+    return {cell: {"weight": Estimate.exact(weight, 1)} for cell, weight in weights}
 
 
-def _same(token: str, entry: str) -> bool:
-    return token == entry if not entry.strip() else token.strip() == entry
+def tokenizer_cuts(lms: dict[str, LM], text: str) -> pd.DataFrame:
+    """The tokens of a text, one row a model."""
+    cuts = {
+        name: lm.tokenizer.convert_ids_to_tokens(lm.tokenizer(text)["input_ids"])
+        for name, lm in lms.items()
+    }
+    return pd.Series(cuts, name=f'tokens of "{text}"').to_frame()

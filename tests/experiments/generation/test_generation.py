@@ -1,11 +1,11 @@
-"""Notebook 01's helpers: prompts, chains, norms, early stop, the recipe, Table 4.1."""
+"""Notebook 01: identity, chains, norms, early stop, sharpening, Appendix, Table 4.1."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from experiments import scoring
+from experiments import floors, scoring
 from experiments.generation import (
     appendix,
     early_stopping,
@@ -44,7 +44,7 @@ def test_the_measured_parts_are_those_of_the_rules(name):
             greedy_identity.identity_rows(lm, prompts, 6)
         )
     }
-    gaps = sharpening.sharpening_rows([lm], prompts, MixtureConfig(), random=40)
+    gaps = sharpening.sharpening_rows([lm], prompts, MixtureConfig(), n_random=40)
     found["G2"] = sharpening.sharpening_parts(gaps)
     said = trajectories.chain_rows(lm, prompts, 6)
     found["G7"] = trajectories.chain_parts(said)
@@ -62,7 +62,7 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     )
     found["G5"] = early_stopping.stop_parts(early_stopping.stop_rows(runs, lengths))
     snippet, full = appendix.snippet_rows(lm, prompts), [run.length for run in runs]
-    changed = appendix.clipped_rate(lm, trace)
+    changed = appendix.clipped_rates(lm, trace)
     found["G8"] = appendix.snippet_parts(snippet, changed, full, lengths)
     for claim, own in found.items():
         assert set(rule_parts(claim)) <= set(own), claim
@@ -90,11 +90,8 @@ def test_predictions_are_what_the_loop_said(lm):
 
 
 def test_identity_rows_see_a_difference(monkeypatch, mini):
-    plain = (
-        MixtureConfig(temperature=20.0, alpha=1.0),
-        greedy_identity.weight_rules.random_tokens(0),
-    )
-    monkeypatch.setitem(greedy_identity.DEGENERATE, "mismatch_onehot", plain)
+    plain = (MixtureConfig(temperature=20.0, alpha=1.0), floors.random_tokens(0))
+    monkeypatch.setitem(greedy_identity.ONE_TOKEN, "mismatch_onehot", plain)
     found = greedy_identity.identity_parts(
         greedy_identity.identity_rows(mini, PROMPTS, 6)
     )
@@ -123,7 +120,7 @@ def test_sayable_knows_what_the_corpus_says(mini):
     rows.append((1, "right", " 4."))
     rows = pd.DataFrame(rows, columns=["prompt", "kind", "text"])
     rows["ids"] = [mini.tokenizer(text)["input_ids"] for text in rows.text]
-    found = trajectories.sayable(mini, [*PROMPTS[:2], "xyzzy"], rows, covers)
+    found = trajectories.sayable_share(mini, [*PROMPTS[:2], "xyzzy"], rows, covers)
     assert found.to_dict() == {"right": 1.0, "wrong": 0.0}
 
 
@@ -330,10 +327,10 @@ def test_sharpening_is_a_temperature_and_the_measure_can_say_otherwise(monkeypat
 
 def test_the_snippet_fails_on_the_shape_a_model_gives():
     embed, z = torch.randn(99, 16), torch.randn(99)
-    weights, concept = appendix.snippet(z, embed)
+    weights, concept = appendix.generate_concept_token(z, embed)
     assert weights.shape == (50,) and concept.shape == (16,)
     with pytest.raises(RuntimeError, match="50"):
-        appendix.snippet(z[None], embed)
+        appendix.generate_concept_token(z[None], embed)
 
 
 # Table 4.1
@@ -356,7 +353,7 @@ def test_table_4_1_is_read_and_fitted():
 def test_the_table_stands_beside_the_truth(mini):
     from models.corpus import true_next
 
-    rows = table_4_1.table_rows(mini, PROMPTS[:2], true_next).assign(model="mini-gpt2")
+    rows = table_4_1.table_rows({"mini-gpt2": mini}, PROMPTS[:2], true_next)
     sums = rows.groupby(["prompt", "setting", "step"]).prob.sum()
     assert np.allclose(sums.drop("raw", level="setting"), 1, atol=1e-3)
     assert set(rows.setting) == {*table_4_1.SETTINGS, "true"}
