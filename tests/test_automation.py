@@ -6,7 +6,7 @@ import re
 import yaml
 
 from harness.files import ROOT
-from harness.publish import readme
+from harness.publish import blocks
 
 MAKE = (ROOT / "Makefile").read_text()
 
@@ -64,9 +64,9 @@ def test_container_and_binder_install_the_same_pins():
 
 
 def test_badges_appear_once_the_repository_is_named():
-    assert "repository-code" in readme.badges("title: x\n")
-    made = readme.badges(
-        "repository-code: https://github.com/some-one/concept.tokens\n"
+    assert "repository-code" in blocks.badges(citation="title: x\n")
+    made = blocks.badges(
+        citation="repository-code: https://github.com/some-one/concept.tokens\n"
     )
     assert made.count("some-one/concept.tokens/") == 2 and made.count("[![") == 2
     notebooks = re.findall(r"(?:HEAD|tree)/(\S+?\.ipynb)\)", made)

@@ -9,7 +9,7 @@ import pytest
 
 from harness import claims
 from harness.files import ROOT
-from harness.publish import readme
+from harness.publish import blocks
 
 
 def tracked(*patterns):
@@ -91,13 +91,13 @@ def test_the_readme_keeps_its_promises():
     ci = (ROOT / ".ci" / "run").read_text()
     assert ci.rstrip().splitlines()[-1] == "make test" and "    make test" in text
     names = re.findall(r"<!-- generated: (\w+) -->", text)
-    assert names and set(names) <= set(readme.BLOCKS)
+    assert names and set(names) <= set(blocks.BLOCKS)
 
 
 def test_the_readme_table_and_the_kept_verdicts_are_the_same_rows():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"generated: verdicts -->\n(.*?)<!-- end", text, re.DOTALL)[1]
-    kept = readme.verdict_rows("mini")
+    kept = blocks.verdict_rows("mini")
     if kept:
         for id, row in kept.items():
             if row["kind"] != "literature":
@@ -113,19 +113,19 @@ def test_a_missed_target_says_where_the_time_goes():
     ]
     product = {"shape": "a", "threads": "2", "ms": "1.25", "gb a second": "20.4"}
     products = [product | {"way": "library"}, product | {"way": "sums", "threads": "1"}]
-    said = readme.missed("a", profile, products)
+    said = blocks.missed("a", profile, products)
     assert "on a: mm 50%." in said and "add" not in said
     assert "library, 2 threads, 1.2 ms (20 GB a second); sums, 1 thread, 1.2" in said
-    assert readme.missed("b", profile, products).endswith("on b: add 100%.")
+    assert blocks.missed("b", profile, products).endswith("on b: add 100%.")
 
 
 def test_generated_blocks_are_filled_and_text_cannot_break_a_table():
     text = "a\n<!-- generated: citations -->\nstale text\n<!-- end: citations -->\nb"
-    filled = readme.fill_blocks(text)
+    filled = blocks.fill_blocks(text)
     assert "stale text" not in filled and "| L1 |" in filled and filled.endswith("\nb")
-    assert readme.fill_blocks(filled) == filled
-    with pytest.raises(ValueError, match="README block 'nothing'"):
-        readme.fill_blocks("<!-- generated: nothing -->\n<!-- end: nothing -->")
-    assert readme.plain("a|b\n<script>*x*") == r"a\|b &lt;script&gt;\*x\*"
+    assert blocks.fill_blocks(filled) == filled
+    with pytest.raises(ValueError, match="generated block 'nothing'"):
+        blocks.fill_blocks("<!-- generated: nothing -->\n<!-- end: nothing -->")
+    assert blocks.plain("a|b\n<script>*x*") == r"a\|b &lt;script&gt;\*x\*"
     row = {"part": "a_score", "value": "0.71", "low": "0.65", "high": "0.77", "n": "62"}
-    assert readme.format_number(row) == "a score 0.71 [0.65, 0.77], n = 62"
+    assert blocks.format_number(row) == "a score 0.71 [0.65, 0.77], n = 62"

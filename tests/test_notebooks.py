@@ -8,7 +8,7 @@ import pytest
 
 from harness import fingerprint
 from harness.files import ROOT
-from harness.publish import readme
+from harness.publish import pages
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MEASURING = [path for path in BOOKS if not path.name.startswith("00")]
@@ -95,7 +95,7 @@ def test_verdicts_are_checked_by_nbval(path):
 @every
 def test_volatile_metadata_is_stripped(path):
     text = path.read_bytes()
-    assert readme.strip(text) == text
+    assert pages.strip_volatile(text) == text
 
 
 @measuring

@@ -218,14 +218,14 @@ def check(set_name: str) -> int:
 
 def publish() -> int:
     """Bring the playground up to date, then publish mini, if all of it is."""
-    from harness.publish import readme
+    from harness.publish import pages
 
     names = [path.stem for path in fingerprint.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")]
     request = options.run_request("mini", only=names)
     with run_lock("mini"):
         if any(name.startswith("00") for name in names):
             run_notebooks(options.run_request("mini", only=["00"]))
-        return readme.publish(plan(request), notebook_process.is_up_to_date)
+        return pages.publish(plan(request), notebook_process.is_up_to_date)
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from harness import files, fingerprint
-from harness.publish import readme
+from harness.publish import pages
 from harness.run import cli, notebook_process, options
 from helpers import checkpoints
 from tests.trial_runs import command, environment, figures, write_notebook
@@ -241,23 +241,22 @@ def test_publishing_copies_outputs_without_what_changes(place, monkeypatch, caps
     (out / "01_trial.ipynb").write_text(json.dumps(executed))
     monkeypatch.setenv("REPRODUCE_OUT", str(place))
     monkeypatch.setattr(files, "ROOT", place)
-    monkeypatch.setattr(readme, "README", place / "README.md")
     (place / "README.md").write_text("hand-written\n")
     path = place / "notebooks" / "01_trial.ipynb"
     job = notebook_process.NotebookProcess(path, "mini", {}, {})
     with pytest.raises(ValueError, match="01_trial not up to date"):
-        readme.publish([job], lambda _: False)
+        pages.publish([job], lambda _: False)
     with pytest.raises(ValueError, match="not up to date"):
-        readme.publish(
+        pages.publish(
             [notebook_process.NotebookProcess(path, "mini", {"SEED": 1}, {})],
             lambda _: True,
         )
-    readme.publish([job], lambda _: True)
+    pages.publish([job], lambda _: True)
     text = path.read_text()
     assert "seen" in text and '"execution_count": 2' in text
     assert "papermill" not in text and "iopub" not in text
     assert capsys.readouterr().out == "published notebooks/01_trial.ipynb\n"
-    readme.publish([job], lambda _: True)
+    pages.publish([job], lambda _: True)
     assert capsys.readouterr().out == ""  # the same again changes nothing
 
 

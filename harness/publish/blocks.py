@@ -1,0 +1,280 @@
+"""Write the generated blocks of README.md and docs/*.md, from figures/ and claims.csv.
+
+    fill_blocks    a page's text with its blocks written anew
+    BLOCKS         name -> function that writes the block
+
+A block stands between <!-- generated: name --> and <!-- end: name -->. Every writer
+takes `up`, the way from the page's folder to the repository: "" or "../".
+"""
+
+import csv
+import html
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from harness import claims, clauses, figures, files, judge
+
+SETS = ("mini", "paper")  # the columns of the verdict table
+HEADLINES = ("R1", "R5", "I1", "I2", "N3", "N6")  # the claims that README opens with
+NOT_MEASURED = "Not measured yet."
+
+
+def fill_blocks(text: str, up: str = "") -> str:
+    """`text` with every generated block written anew; ValueError for an unknown one."""
+
+    def block(found: re.Match) -> str:
+        name = found[1]
+        if name not in BLOCKS:
+            raise ValueError(f"generated block {name!r}: expected {', '.join(BLOCKS)}")
+        body = BLOCKS[name](up).strip()
+        return f"<!-- generated: {name} -->\n{body}\n<!-- end: {name} -->"
+
+    shape = r"<!-- generated: (\w+) -->\n.*?<!-- end: \1 -->"
+    return re.sub(shape, block, text, flags=re.DOTALL)
+
+
+def plain(text: str) -> str:
+    """Text for a Markdown table cell, whatever a model wrote into it."""
+    text = html.escape(str(text), quote=False).replace("|", "\\|")
+    return re.sub(r"([*_`])", r"\\\1", " ".join(text.split()))
+
+
+def badges(up: str = "", citation: str | None = None) -> str:
+    """Badges that open the playground elsewhere, if CITATION.cff says where we are."""
+    cited = citation or (files.ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    where = re.search(r"(?m)^repository-code: \S*github\.com/([\w.-]+/[\w.-]+)$", cited)
+    if not where:
+        return (
+            "Binder and Colab badges appear here once CITATION.cff names the GitHub\n"
+            "repository as `repository-code`; `.devcontainer` opens anywhere."
+        )
+    there = "?urlpath=lab/tree/notebooks/00_playground.ipynb"
+    binder = f"https://mybinder.org/v2/gh/{where[1]}/HEAD{there}"
+    colab = "https://colab.research.google.com"
+    opened = f"{colab}/github/{where[1]}/blob/HEAD/binder/colab.ipynb"
+    return (
+        f"[![Binder](https://mybinder.org/badge_logo.svg)]({binder})\n"
+        f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({opened})"
+    )
+
+
+def verdict_rows(set_name: str) -> dict[str, dict]:
+    """The kept verdicts of a set by id; empty if it has not run."""
+    rows = read_csv(files.ROOT / "figures" / set_name / "verdicts.csv")
+    return {row["id"]: row for row in rows}
+
+
+def measured_rows(set_name: str = "mini") -> list[dict]:
+    """The kept verdicts of the claims that are measured, not cited."""
+    rows = verdict_rows(set_name).values()
+    return [row for row in rows if row["kind"] != "literature"]
+
+
+def headline(up: str = "") -> str:
+    """How many claims hold on mini, and the results that matter most, with numbers."""
+    rows = measured_rows()
+    counts = {v: sum(r["verdict"] == v for r in rows) for v in clauses.VERDICTS}
+    counted = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+    lines = [f"Of {len(rows)} claims that can be measured: {counted}.", ""]
+    for row in (r for r in rows if r["id"] in HEADLINES):
+        link = f"{up}docs/results.md#{row['id'].lower()}"
+        lines.append(f"- **{row['verdict']}** ([{row['id']}]({link})): {_finding(row)}")
+    return "\n".join(lines) if rows else NOT_MEASURED
+
+
+def _finding(row: dict) -> str:
+    """What the write-up says, and the numbers that answer it."""
+    return f"*{plain(row['statement'])}* {plain(row['found'] or row['reason'])}"
+
+
+def found(up: str = "") -> str:
+    """What was found on mini: by verdict, each claim and the numbers that answer it."""
+    rows, lines = measured_rows(), []
+    for verdict in clauses.VERDICTS:
+        named = [row for row in rows if row["verdict"] == verdict]
+        if named:
+            lines += [
+                "",
+                f"**{verdict.capitalize()}, {len(named)} of {len(rows)}.**",
+                "",
+            ]
+        for row in named:
+            anchor = f'<a id="{row["id"].lower()}"></a>'
+            lines.append(f"- {anchor}{row['id']}: {_finding(row)}")
+    return "\n".join(lines).strip() or NOT_MEASURED
+
+
+def verdicts(up: str = "") -> str:
+    """The verdict table, a column a set, with mini's number and where it comes from."""
+    kept, shown = {name: verdict_rows(name) for name in SETS}, figures.by_claim("mini")
+    columns = ["claim", "the write-up says", *SETS, "number on mini", "evidence"]
+    rows = []
+    for claim, spec in claims.claims().items():
+        if spec["kind"] == "literature":
+            continue
+        words = [
+            kept[name].get(claim, {}).get("verdict", "not tested") for name in SETS
+        ]
+        notebook = f"[{claim}]({up}notebooks/{spec['notebook']}.ipynb)"
+        files_of = {name: f"{name}.png" for name in shown.get(claim, [])}
+        files_of = files_of or {"measured rows": f"{spec['notebook']}.measured.csv"}
+        evidence = ", ".join(
+            f"[{name}]({up}figures/mini/{file})" for name, file in files_of.items()
+        )
+        number = format_number(kept["mini"].get(claim, {}))
+        rows.append([notebook, plain(spec["statement"]), *words, number, evidence])
+    return markdown_table(columns, rows)
+
+
+def format_number(row: dict) -> str:
+    """'score 0.71 [0.65, 0.77], n = 62, seed 0 (model)' of a verdict row, or ''."""
+    if not row.get("value"):
+        return ""
+    exact = row["low"] == row["high"]
+    interval = "" if exact else f" [{row['low']}, {row['high']}]"
+    part = row["part"].replace("_", " ")
+    seed = f", seed {row['seed']}" if row.get("seed") else ""
+    cell = f" ({row['cell']})" if row.get("cell") else ""
+    return plain(f"{part} {row['value']}{interval}, n = {row['n']}{seed}{cell}")
+
+
+def reasons(up: str = "") -> str:
+    """Why each verdict on mini is what it is."""
+    return "\n".join(
+        f"- **{row['id']} {row['verdict']}**: {plain(row['reason'])}"
+        for row in measured_rows()
+    )
+
+
+def citations(up: str = "") -> str:
+    """The write-up's method and citation claims against the sources."""
+    columns = ["claim", "the write-up says", "the source says", "verdict"]
+    rows = []
+    for claim, spec in claims.claims().items():
+        if spec["kind"] == "literature":
+            verdict = judge.judge(claim, [], "mini").verdict
+            says = f"{spec['statement']} ({spec['section']})"
+            source = f"{spec['ceiling']}: {spec['measure']}"
+            rows.append([claim, plain(says), plain(source), verdict])
+    return markdown_table(columns, rows)
+
+
+def changes(up: str = "") -> str:
+    """Commits that touched claims.csv after its rules were first fixed."""
+    git = ["git", "-C", str(files.ROOT), "log", "--reverse", "--format=%h %ad %s"]
+    done = subprocess.run(
+        [*git, "--date=short", "--", "claims.csv"], capture_output=True, text=True
+    )
+    first, *later = done.stdout.splitlines() or ["no history here"]
+    return "\n".join(
+        [f"- fixed first: {plain(first)}", *(f"- {plain(x)}" for x in later)]
+    )
+
+
+def cost(up: str = "") -> str:
+    """Time, memory and disk of the last complete mini run on this machine."""
+    runs = files.run_dir("mini")
+    paths = {p.name.split(".")[0]: p for p in sorted(runs.glob("*.done.json"))}
+    paths["all, side by side"] = runs / "cost.json"
+    rows = []
+    for name, path in paths.items():
+        if path.exists():
+            about = json.loads(path.read_text(encoding="utf-8"))
+            rows.append([name, f"{about['seconds']:.0f}", str(about["peak_mb"])])
+    names = ("mini-gpt2", "mini-qwen2")
+    folders = [files.ROOT / "models" / name for name in names]
+    disk = sum(p.stat().st_size for f in folders for p in f.glob("*") if p.is_file())
+    table = markdown_table(["mini", "seconds", "peak memory, MB"], rows)
+    return f"{table}\n\nThe mini models take {disk / 1e6:.0f} MB of disk."
+
+
+def bench(up: str = "") -> str:
+    """The benchmark's table, its targets, and where a missed one's time goes."""
+    folder = files.ROOT / "figures" / "bench"
+    if not (folder / "targets.csv").exists():
+        return "Not measured yet: `make bench`."
+    names = ("speed", "targets", "profile", "products")
+    speed, targets, profile, products = (read_csv(folder / f"{n}.csv") for n in names)
+    about = json.loads((folder / "machine.json").read_text(encoding="utf-8"))
+    rounds = dict.fromkeys(sorted((row["rounds"] for row in speed), key=int))
+    columns = ["shape", "contestant", "ms a step", "tokens a second", "times generate"]
+    places = {"ms a step": 2, "tokens a second": 0, "times generate": 2, "peak mb": 0}
+    places["bandwidth used"] = 2
+    speeds = [
+        [row["shape"], row["contestant"]]
+        + [format_cell(row, name, digits) for name, digits in places.items()]
+        for row in speed
+    ]
+    wanted = [
+        [row["shape"], row["target"], row["wanted"], format_cell(row, "measured")]
+        + ["yes" if row["met"] == "True" else "no"]
+        for row in targets
+    ]
+    blocks = [
+        f"{about['processor']}, {about['device']}, {about['threads']} threads, torch "
+        f"{about['torch']}, transformers {about['transformers']}. Contestants take "
+        f"turns, {' to '.join(rounds)} rounds of {speed[0]['steps']} steps; medians "
+        f"over rounds, 95 % intervals ([csv and picture]({up}figures/bench/)).",
+        markdown_table(
+            [*columns, "peak memory, MB", "share of copy bandwidth"], speeds
+        ),
+        markdown_table(["shape", "target", "wanted", "measured", "met"], wanted),
+        json.loads((folder / "speed.alt.json").read_text(encoding="utf-8"))["alt"],
+    ]
+    short = dict.fromkeys(row["shape"] for row in targets if row["met"] == "False")
+    return "\n\n".join(blocks + [missed(shape, profile, products) for shape in short])
+
+
+def missed(shape: str, profile: list[dict], products: list[dict]) -> str:
+    """Why a shape misses a target: where its steps' time goes, and what is left to win.
+
+    Nothing is typed: the operators' shares, and the products alone both ways.
+    """
+    parts = [
+        f"{row['operator']} {float(row['share']):.0%}"
+        for row in profile
+        if (row["shape"], row["contestant"]) == (shape, "ours")
+    ]
+    ways = [
+        f"{row['way']}, {row['threads']} thread{'s' * (row['threads'] != '1')}, "
+        f"{format_cell(row, 'ms', 1)} ms ({format_cell(row, 'gb a second', 0)} GB a "
+        f"second)"
+        for row in products
+        if row["shape"] == shape
+    ]
+    said = f"Where ours spends its time on {shape}: {', '.join(parts[:4])}."
+    if ways:
+        said += (
+            f" One row times all its weight matrices: {'; '.join(ways)}. Eager steps, "
+            "like generate, call the library; compiled ones write sums."
+        )
+    return said
+
+
+def format_cell(row: dict, name: str, places: int = 2) -> str:
+    """A cell of a csv, rounded; with its interval where the row has one for it."""
+    if not row[name]:
+        return ""
+    shown = [f"{float(row[n]):.{places}f}" for n in (name, "low", "high") if row.get(n)]
+    with_interval = name in ("times generate", "measured") and len(shown) == 3
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" if with_interval else shown[0]
+
+
+def markdown_table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown; its cells are written as they are."""
+    lines = [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(columns), *lines[1:]])
+
+
+def read_csv(path: Path) -> list[dict]:
+    """The rows of a csv file, every cell a string; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+WRITERS = (badges, headline, found, verdicts, reasons, citations, changes, cost, bench)
+BLOCKS = {writer.__name__: writer for writer in WRITERS}

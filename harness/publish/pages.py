@@ -1,0 +1,65 @@
+"""Publish mini's results: stripped notebooks, and the generated blocks of the pages.
+
+publish           only if every notebook is up to date, with its default parameters
+strip_volatile    a notebook's bytes without what changes from run to run
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import files
+from harness.publish.blocks import fill_blocks
+
+if TYPE_CHECKING:
+    from harness.run.notebook_process import NotebookProcess
+
+VOLATILE = "metadata.papermill cell.metadata.papermill cell.metadata.execution "
+VOLATILE += "metadata.language_info.version"
+
+
+def publish(
+    jobs: Iterable[NotebookProcess], is_up_to_date: Callable[[NotebookProcess], bool]
+) -> int:
+    """Copy the executed notebooks of `jobs` into notebooks/; fill README.md and docs/.
+
+    ValueError where one has other parameters than its own or is not up to date.
+    """
+    stale = [job.name for job in jobs if job.parameters or not is_up_to_date(job)]
+    if stale:
+        raise ValueError(f"{', '.join(stale)} not up to date: run make reproduce first")
+    for job in jobs:
+        executed = files.run_dir("mini") / job.path.name
+        replace_file(job.path, strip_volatile(executed.read_bytes()))
+    for page, up in pages():
+        text = fill_blocks(page.read_text(encoding="utf-8"), up)
+        replace_file(page, text.encode("utf-8"))
+    return 0
+
+
+def pages() -> list[tuple[Path, str]]:
+    """README.md and docs/*.md, each with the way from its folder to the repository."""
+    docs = sorted((files.ROOT / "docs").glob("*.md"))
+    return [(files.ROOT / "README.md", ""), *((page, "../") for page in docs)]
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write only what differs, and say so."""
+    if not path.exists() or path.read_bytes() != content:
+        files.write_whole(path, content)
+        print(f"published {path.relative_to(files.ROOT)}")
+
+
+def strip_volatile(notebook: bytes) -> bytes:
+    """A notebook with its outputs and counts, without volatile metadata."""
+    command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count"]
+    done = subprocess.run(
+        [*command, "--extra-keys", VOLATILE], input=notebook, capture_output=True
+    )
+    if done.returncode:
+        raise ValueError(f"nbstripout: {done.stderr.decode(errors='replace')[-200:]}")
+    return done.stdout
