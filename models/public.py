@@ -168,9 +168,9 @@ def _from_hub(model: PublicModel, aside: Path) -> bool:
         return False
     from huggingface_hub import hf_hub_download
 
-    from helpers.checkpoints import _reachable
+    from helpers.checkpoints import hub_answers
 
-    if not _reachable():
+    if not hub_answers():
         return False
     repository, _, name = model.official.partition(":")
     try:
