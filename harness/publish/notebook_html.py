@@ -1,8 +1,8 @@
-"""A notebook as a page: nbconvert's HTML, made safe, light and readable anywhere.
+"""Turn a notebook into a page: nbconvert's HTML, made safe and readable anywhere.
 
-read_book    an executed notebook with the cells where its figures and claims are
-body         its cells as HTML: sanitised, figures linked, wide things in a box
-picture      what is known of a figure: alt text, claims, size
+read_picture    what is known of a figure: alt text, claims, size
+read_book       an executed notebook, and which cell shows which figure and claim
+render_cells    its cells as HTML: sanitised, figures linked, wide things in a box
 """
 
 import base64
@@ -10,19 +10,20 @@ import csv
 import json
 import re
 import struct
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 
-from harness import files
+from harness import files, outputs
 from harness.publish.sanitize import clean, formula, prose
 
 SHOWN = ["text/html", "text/markdown", "image/png", "image/svg+xml", "image/jpeg"]
 SHOWN += ["text/latex", "text/plain"]
-FEW = 60  # rows of a figure's csv that its page shows as a table
+MOST_ROWS = 60  # of a figure's csv, for its page to show them as a table
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PANEL = "<p><em>Here is a panel that needs a running kernel: make lab.</em></p>"
 
@@ -43,13 +44,18 @@ class Picture:
 
 @dataclass
 class Book:
-    """An executed notebook; cells are counted from 1, as the pages' anchors are."""
+    """An executed notebook; cells are counted from 1, as the pages' anchors are.
+
+    figures: name -> its anchor in the page. claims: id -> the cell where its section
+    begins, else the first that shows its verdict. recorded: the cell that wrote the
+    measured rows, or 0.
+    """
 
     name: str
     origin: str
     node: nbformat.NotebookNode
     title: str = ""
-    figures: dict[str, str] = field(default_factory=dict)  # name -> anchor
+    figures: dict[str, str] = field(default_factory=dict)
     claims: dict[str, int] = field(default_factory=dict)
     recorded: int = 0
 
@@ -58,70 +64,74 @@ class Book:
         return f"{self.name}.html"
 
 
-def picture(png: Path) -> Picture:
-    """What is known of the figure in `png`; ValueError if it is not whole."""
+def read_picture(png: Path) -> Picture:
+    """Read what is known of the figure in `png`; ValueError if it is not whole."""
     try:
         about = json.loads(png.with_suffix(".alt.json").read_text(encoding="utf-8"))
         size = struct.unpack(">II", png.read_bytes()[16:24])
         with open(png.with_suffix(".csv"), newline="", encoding="utf-8") as file:
             rows = tuple(csv.reader(file))
         kept = about["alt"], tuple(about["claims"]), *size, files.digest(png)
-        return Picture(png.stem, *kept, rows if len(rows) <= FEW else ())
+        return Picture(png.stem, *kept, rows if len(rows) <= MOST_ROWS else ())
     except (OSError, ValueError, KeyError, struct.error):
         raise ValueError(
             f"{png.name} or its .alt.json is not whole: run make reproduce again"
         ) from None
 
 
-def read_book(path: Path, origin: str, pictures: list[Picture], ids: list[str]) -> Book:
-    """Read an executed notebook and find its figures and claims among its cells."""
-    book = Book(path.stem, origin, nbformat.read(path, as_version=4))
-    book.title = book.name
+def read_book(
+    path: Path, origin: str, pictures: Iterable[Picture], claim_ids: Collection[str]
+) -> Book:
+    """Read an executed notebook, and find its figures and claims among its cells.
+
+    Figures and verdicts are found by what their outputs' metadata says. origin: the
+    folder to name as the notebook's.
+    """
+    book = Book(path.stem, origin, nbformat.read(path, as_version=4), title=path.stem)
+    by_name, headed, shown = {p.name: p for p in pictures}, {}, {}
     for number, cell in enumerate(book.node.cells, 1):
         cell.id = str(number)
         cell.pop("attachments", None)  # pictures come as outputs only
-        if cell.cell_type == "markdown":
-            heads = re.findall(r"(?m)^#+ +(.*)$", cell.source)
-            if number == 1 and heads:
-                book.title = re.sub(r"[*_`]", "", heads[0])
-            elif heads:
-                for id in set(re.findall(r"\b[A-Z]\d+\b", " ".join(heads))) & {*ids}:
-                    book.claims.setdefault(id, number)
-        if cell.cell_type != "code":
-            continue
-        if "claims.record(" in cell.source:
-            book.recorded = number
-        for picture in pictures:
-            if f'"{picture.name}"' in cell.source:
-                book.figures.setdefault(picture.name, f"cell-{number}")
-        for output in cell.outputs:
-            if "metadata" in output:  # it would be written into the page as attributes
+        heads = re.findall(r"(?m)^#+ +(.*)$", cell.source)
+        if cell.cell_type == "markdown" and number == 1 and heads:
+            book.title = re.sub(r"[*_`]", "", heads[0])
+        elif cell.cell_type == "markdown":
+            for claim in re.findall(r"\b[A-Z]\d+\b", " ".join(heads)):
+                headed.setdefault(claim, number)
+        for output in cell.get("outputs", []):
+            about = outputs.read_metadata(output)
+            if "metadata" in output:  # nbconvert would write it as attributes
                 output.metadata = nbformat.NotebookNode()
-            _link_figure(book, cell, output, pictures)
+            for claim in about.get("claims", []):
+                shown.setdefault(claim, number)
+            book.recorded = number if about.get("recorded") else book.recorded
+            if about.get("figure") in by_name:
+                _link_figure(book, number, output, by_name[about["figure"]])
             if WIDGET in output.get("data", {}):
                 output.data = {"text/html": PANEL}
-    for id in ids:  # a claim without a heading of its own: where it is first named
-        named = (n for n, c in enumerate(book.node.cells, 1) if f'"{id}"' in c.source)
-        number = book.claims.get(id) or next(named, 0) or book.recorded
-        if number:
-            book.claims[id] = number
+    found = {claim: headed.get(claim) or shown.get(claim) for claim in claim_ids}
+    book.claims = {claim: number for claim, number in found.items() if number}
     return book
 
 
-def _link_figure(book: Book, cell, output, pictures: list[Picture]) -> None:
-    """Point an output that is a kept figure, byte for byte, to the kept file."""
+def _link_figure(book: Book, number: int, output, picture: Picture) -> None:
+    """Point an output that is the kept figure, byte for byte, to the kept file."""
     data = output.get("data", {}).get("image/png")
-    digest = files.digest(base64.b64decode(data)) if data else ""
-    same = [p for p in pictures if p.digest == digest]
-    same.sort(key=lambda p: f'"{p.name}"' not in cell.source)  # two may look alike
-    for picture in same[:1]:
+    if data and files.digest(base64.b64decode(data)) == picture.digest:
         book.figures[picture.name] = picture.name  # a figure is its own anchor
         output.metadata["filenames"] = {"image/png": f"figures/{picture.name}.png"}
         output.metadata["image/png"] = {"alt": picture.alt}
+    else:
+        book.figures.setdefault(picture.name, f"cell-{number}")
 
 
-def body(book: Book, pages: set[str], pictures: dict[str, Picture]) -> str:
-    """The notebook's cells as HTML for a page of ours, its first heading the title."""
+def render_cells(
+    book: Book, pages: Collection[str], pictures: dict[str, Picture]
+) -> str:
+    """Render a notebook's cells as HTML, its first heading the title.
+
+    pages: the names of the site's pages. pictures: the kept figures by name.
+    """
     exporter = HTMLExporter(template_name="basic", sanitize_html=True)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     exporter.config.NbConvertBase.display_data_priority = SHOWN
@@ -140,8 +150,7 @@ def body(book: Book, pages: set[str], pictures: dict[str, Picture]) -> str:
         _caption(soup, image, pictures)
     for count, wide in enumerate(soup.select("table"), 1):
         _table(wide)
-        box = {"class": "scroll", "tabindex": "0", "role": "region"}
-        wide.wrap(soup.new_tag("div", attrs=box | {"aria-label": f"Table {count}"}))
+        wide.wrap(_scroll_box(soup, f"Table {count}"))
     for code in soup.select("code.math"):
         formula(code)
     for block in soup.select("pre"):
@@ -149,9 +158,9 @@ def body(book: Book, pages: set[str], pictures: dict[str, Picture]) -> str:
     return str(soup)
 
 
-def _resolve(link, pages: set[str]) -> None:
-    """Links between notebooks lead to their pages; what is not in the site is text."""
-    target, hash, part = link["href"].partition("#")
+def _resolve(link: Tag, pages: Collection[str]) -> None:
+    """Lead links between notebooks to their pages; turn dead ones into text."""
+    target, _, part = link["href"].partition("#")
     page = target.rsplit("/", 1)[-1].replace(".ipynb", ".html")
     if re.match(r"https?:|mailto:", target):
         link["rel"] = "noreferrer"
@@ -161,7 +170,7 @@ def _resolve(link, pages: set[str]) -> None:
         link.unwrap()
 
 
-def _table(wide) -> None:
+def _table(wide: Tag) -> None:
     """Name a table's headers, and set text to the left, numbers to the right."""
     for head in wide.select("th"):
         alone = head.find_parent("thead") or not head.find_parent("tr").td
@@ -173,12 +182,11 @@ def _table(wide) -> None:
         longest = max(map(len, texts), default=0)
         if not all(re.fullmatch(r"[-+\d.,e% ]*|nan|None|<NA>", t) for t in texts):
             for cell in cells:
-                cell["class"] = (
-                    "text" + " long" * (longest > 30) + "er" * (longest > 150)
-                )
+                width = " longer" if longest > 150 else " long" if longest > 30 else ""
+                cell["class"] = f"text{width}"
 
 
-def _caption(soup, image, pictures: dict[str, Picture]) -> None:
+def _caption(soup: BeautifulSoup, image: Tag, pictures: dict[str, Picture]) -> None:
     """A figure in its box, with what it was drawn from; foreign addresses go."""
     source = image.get("src", "")
     known = pictures.get(Path(source).stem)
@@ -189,10 +197,9 @@ def _caption(soup, image, pictures: dict[str, Picture]) -> None:
     image["src"] = f"figures/{known.name}.png"
     image["width"], image["height"] = known.width, known.height
     image["style"] = f"--width: {known.width}px"
-    figure, box = soup.new_tag("figure", id=known.name), {"class": "scroll"}
+    figure = soup.new_tag("figure", id=known.name)
     image.wrap(figure)
-    image.wrap(soup.new_tag("div", attrs=box | {"tabindex": "0", "role": "region",
-               "aria-label": f"Figure {known.name}"}))  # fmt: skip
+    image.wrap(_scroll_box(soup, f"Figure {known.name}"))
     caption = soup.new_tag("figcaption")
     figure.append(caption)
     caption.append(f"Figure {known.name}: ")
@@ -200,15 +207,21 @@ def _caption(soup, image, pictures: dict[str, Picture]) -> None:
         link = soup.new_tag("a", href=f"figures/{known.name}{kind}")
         link.string = f"{word} ({kind[1:]})"
         caption.extend([link, ", " if kind == ".csv" else ""])
-    for id in known.claims:
-        link = soup.new_tag("a", href=f"claims.html#{id}")
-        link.string = f"evidence for {id}"
+    for claim in known.claims:
+        link = soup.new_tag("a", href=f"claims.html#{claim}")
+        link.string = f"evidence for {claim}"
         caption.extend([", ", link])
     if known.numbers:
         figure.append(_numbers(soup, known.numbers))
 
 
-def _numbers(soup, rows) -> object:
+def _scroll_box(soup: BeautifulSoup, label: str) -> Tag:
+    """A box that scrolls sideways and that the keyboard can reach."""
+    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": label}
+    return soup.new_tag("div", attrs=box)
+
+
+def _numbers(soup: BeautifulSoup, rows: Iterable[list[str]]) -> Tag:
     """A figure's csv as a table that opens, for a reader who cannot see the figure."""
     details, summary = soup.new_tag("details"), soup.new_tag("summary")
     table, head, body = map(soup.new_tag, ("table", "thead", "tbody"))

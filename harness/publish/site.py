@@ -1,4 +1,4 @@
-"""The site: what was found, the evidence for each claim, and a page a notebook.
+"""Build the site: what was found, the evidence for each claim, a page a notebook.
 
     python -m harness.publish.site --set mini     site/, whole, or as it was before
 
@@ -18,16 +18,22 @@ from pathlib import Path
 
 import jinja2
 
-from harness import claims, clauses, files, fingerprint, judge, safe_text
-from harness.publish.notebook_html import Book, Picture, body, picture, read_book
+from harness import claims, clauses, files, fingerprint, judge, safe_text, wording
+from harness.publish.notebook_html import (
+    Book,
+    Picture,
+    read_book,
+    read_picture,
+    render_cells,
+)
 
 PAGE = Path(__file__).parent / "page"
 MARK = ".made-by-make-site"
 NUMBERS = ("value", "low", "high")
 
 
-def build(set: str = "mini", out: str | Path = files.ROOT / "site") -> Path:
-    """Write the site of a set to `out` and return its index.
+def build(set_name: str = "mini", out: str | Path = files.ROOT / "site") -> Path:
+    """Write the site of a model set to `out` and return its index.
 
     FileNotFoundError where the set has no verdicts or no executed notebook; ValueError
     where `out` holds something that this function did not write.
@@ -35,60 +41,63 @@ def build(set: str = "mini", out: str | Path = files.ROOT / "site") -> Path:
     out = Path(out).resolve()
     if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
         raise ValueError(f"{out.name}/ is not a site made by `make site`: move it away")
-    kept = files.figures_dir(set)
+    kept = files.figures_dir(set_name)
     verdicts = read_table(kept / "verdicts.csv")
     if not verdicts:
         raise FileNotFoundError(
-            f"figures/{set}/verdicts.csv is not there: run make reproduce SET={set}"
+            f"figures/{set_name}/verdicts.csv is not there: run make reproduce "
+            f"SET={set_name}"
         )
-    judged_anew(set, verdicts)
-    pictures = {p.stem: picture(p) for p in sorted(kept.glob("[0-9]*.png"))}
-    ids = [row["id"] for row in verdicts]
+    judged = judge_again(set_name, verdicts)
+    pictures = {p.stem: read_picture(p) for p in sorted(kept.glob("[0-9]*.png"))}
     books = [
-        read_book(path, origin, [*pictures.values()], ids)
-        for path, origin in executed(set)
+        read_book(path, origin, pictures.values(), [row["id"] for row in verdicts])
+        for path, origin in executed_notebooks(set_name)
     ]
     if not books:
         raise FileNotFoundError(
-            f"no executed notebook of {set}: run make reproduce SET={set}"
+            f"no executed notebook of {set_name}: run make reproduce SET={set_name}"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".site."))
     try:
-        write_site(aside, set, verdicts, books, pictures)
+        entries = claim_entries(set_name, verdicts, judged, books, pictures)
+        write_site(aside, set_name, entries, books, pictures)
         aside.chmod(0o755)
-        if out.exists():
-            old = Path(tempfile.mkdtemp(dir=out.parent, prefix=".site."))
-            os.replace(out, old / "old")
-            try:
-                os.replace(aside, out)
-            except BaseException:
-                os.replace(old / "old", out)
-                raise
-            finally:
-                shutil.rmtree(old)
-        else:
-            os.replace(aside, out)
+        _put_in_place(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return out / "index.html"
 
 
-def judged_anew(set: str, verdicts: list[dict]) -> None:
-    """ValueError unless verdicts.csv is what the kept rows give by the rules of now."""
-    from harness import claims
+def _put_in_place(aside: Path, out: Path) -> None:
+    """Rename `aside` to `out`; what was there goes, or comes back on an error."""
+    if not out.exists():
+        os.replace(aside, out)
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=".site."))
+    os.replace(out, old / "old")
+    try:
+        os.replace(aside, out)
+    except BaseException:
+        os.replace(old / "old", out)
+        raise
+    finally:
+        shutil.rmtree(old)
 
-    rows = [
-        row
-        for path in sorted(files.figures_dir(set).glob("*.measured.csv"))
-        for row in claims.read_rows(path)
-    ]
-    now = {id: judge.judge(id, rows, set).verdict for id in claims.claims()}
+
+def judge_again(set_name: str, verdicts: list[dict]) -> dict[str, judge.Judged]:
+    """Judge every claim from the kept rows; ValueError unless verdicts.csv agrees."""
+    paths = sorted(files.figures_dir(set_name).glob("*.measured.csv"))
+    rows = [row for path in paths for row in claims.read_rows(path)]
+    judged = {claim: judge.judge(claim, rows, set_name) for claim in claims.claims()}
+    now = {claim: result.verdict for claim, result in judged.items()}
     if {row["id"]: row["verdict"] for row in verdicts} != now:
         raise ValueError(
-            f"figures/{set}/verdicts.csv is not what its rows give by claims.csv: run "
-            f"make reproduce SET={set}"
+            f"figures/{set_name}/verdicts.csv is not what its rows give by claims.csv: "
+            f"run make reproduce SET={set_name}"
         )
+    return judged
 
 
 def read_table(path: Path) -> list[dict]:
@@ -103,22 +112,22 @@ def read_table(path: Path) -> list[dict]:
     return rows
 
 
-def executed(set: str) -> list[tuple[Path, str]]:
+def executed_notebooks(set_name: str) -> list[tuple[Path, str]]:
     """The executed notebooks of a set, each with the folder it was taken from."""
     found = {}
     root = Path(os.environ.get("REPRODUCE_OUT", files.ROOT))
-    if set == "mini":
+    if set_name == "mini":
         for path in fingerprint.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"):
             counts = [
                 c.get("execution_count") for c in fingerprint.notebook_cells(path)
             ]
             if any(counts):
                 found[path.name] = (path, "notebooks/")
-    for path in files.run_dir(set).glob("[0-9][0-9]_*.ipynb"):
+    for path in files.run_dir(set_name).glob("[0-9][0-9]_*.ipynb"):
         try:  # its figures may have been replaced since: then it is not their notebook
             done = json.loads(path.with_suffix(".done.json").read_text())["outputs"]
             if all(files.digest(root / place) == done[place] for place in done):
-                found[path.name] = (path, f"runs/{set}/")
+                found[path.name] = (path, f"runs/{set_name}/")
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return [found[name] for name in sorted(found)]
@@ -126,13 +135,13 @@ def executed(set: str) -> list[tuple[Path, str]]:
 
 def write_site(
     folder: Path,
-    set: str,
-    verdicts: list[dict],
+    set_name: str,
+    entries: list[dict],
     books: list[Book],
     pictures: dict[str, Picture],
 ) -> None:
     """Write every page, figure and csv of the site into `folder`."""
-    kept = files.figures_dir(set)
+    kept = files.figures_dir(set_name)
     (folder / "figures").mkdir()
     (folder / "data").mkdir()
     for name in pictures:
@@ -152,54 +161,58 @@ def write_site(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    env.filters |= {"number": format_number, "reasons": reasons}
+    env.filters["number"] = format_number
     common = {
-        "set": set,
+        "set_name": set_name,
         "books": books,
-        "claims": claims(set, verdicts, books, pictures),
+        "claims": entries,
         "pictures": pictures,
         "models": model_lines(kept, books),
         "verdicts": clauses.VERDICTS,
     }
     pages = {"index.html", "claims.html", *(book.page for book in books)}
 
-    def page(name, template, **more):
+    def write_page(name: str, template: str, **more: object) -> None:
         text = env.get_template(template).render(common | more | {"page": name})
         (folder / name).write_text(safe_text.escape_invisible(text), encoding="utf-8")
 
-    page("index.html", "index.html.j2")
-    page("claims.html", "claims.html.j2")
+    write_page("index.html", "index.html.j2")
+    write_page("claims.html", "claims.html.j2")
     for book in books:
-        page(
-            book.page,
-            "notebook.html.j2",
-            book=book,
-            made=provenance(kept, book),
-            body=body(book, pages, pictures),
-        )
+        cells = render_cells(book, pages, pictures)
+        made = provenance(kept, book)
+        write_page(book.page, "notebook.html.j2", book=book, made=made, body=cells)
     (folder / MARK).write_text("make site replaces this folder as a whole\n")
 
 
 def claim_entries(
-    set: str, verdicts: list[dict], books: list[Book], pictures: dict[str, Picture]
+    set_name: str,
+    verdicts: list[dict],
+    judged: dict[str, judge.Judged],
+    books: list[Book],
+    pictures: dict[str, Picture],
 ) -> list[dict]:
-    """Each claim with its verdict, test, rows, figures and places in the notebooks."""
+    """Each claim with its verdict, reasons, test, rows, figures and notebook cells."""
     specs = {row["id"]: row for row in read_table(files.ROOT / "claims.csv")}
     by_name = {book.name: book for book in books}
     anchors = {n: f"{b.page}#{at}" for b in books for n, at in b.figures.items()}
     out = []
     for row in verdicts:
-        id, book = row["id"], by_name.get(row["notebook"])
-        rows = read_table(files.figures_dir(set) / f"{row['notebook']}.measured.csv")
-        own = [p for p in pictures.values() if id in p.claims]
+        claim, book = row["id"], by_name.get(row["notebook"])
+        name = f"{row['notebook']}.measured.csv"
+        rows = read_table(files.figures_dir(set_name) / name)
+        own = [p for p in pictures.values() if claim in p.claims]
         more = {
             "found": row.get("found", ""),
-            "test": specs.get(id, {}),
+            "reasons": [("", [row["reason"]])],
+            "test": specs.get(claim, {}),
             "book": book,
-            "place": book.claims.get(id, 0) if book else 0,
-            "rows": [r for r in rows if r["claim"] == id],
+            "place": book.claims.get(claim, 0) if book else 0,
+            "rows": [r for r in rows if r["claim"] == claim],
             "figures": [(p, anchors.get(p.name, f"figures/{p.name}.png")) for p in own],
         }
+        if judged[claim].cells:  # else it has one reason, which is in verdicts.csv
+            more["reasons"] = wording.reason_groups(judged[claim])
         out.append(row | more)
     return out
 
@@ -213,22 +226,8 @@ def format_number(row: dict) -> str:
     return f"{value}{interval}, n = {float(row['n']):.0f}"
 
 
-def reasons(claim: dict) -> list[tuple[str, list[str]]]:
-    """A reason as (cell, clauses) pairs; the cell is "" where it speaks of them all."""
-    if claim["kind"] == "literature":
-        return [("", [claim["reason"]])]
-    cells, out = {row["cell"] for row in claim["rows"]}, [("", [])]
-    for clause in claim["reason"].split("; "):
-        cell, colon, rest = clause.partition(": ")
-        if colon and cell in cells:
-            out.append((cell, []))
-            clause = rest
-        out[-1][1].append(clause)
-    return [pair for pair in out if pair[1]]
-
-
 def provenance(kept: Path, book: Book) -> dict:
-    """What a notebook's figures were made from, and what has changed since."""
+    """Read what a notebook's figures were made from, and what has changed since."""
     path = kept / f"{book.name.split('_')[0]}_provenance.json"
     if not path.exists():
         return {}
@@ -241,7 +240,7 @@ def provenance(kept: Path, book: Book) -> dict:
 
 
 def model_lines(kept: Path, books: list[Book]) -> list[str]:
-    """Names of the models that the set was run on, as their provenance tells."""
+    """Names of the models that the set was run on, by their provenance."""
     made = (provenance(kept, book).get("models", {}).values() for book in books)
     return list(dict.fromkeys(model["name"] for each in made for model in each))
 

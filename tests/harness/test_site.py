@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4 as nb
 
 from experiments import stats
-from harness import charts, claims, figures, files, safe_text, tables
+from harness import charts, claims, figures, files, outputs, safe_text, tables
 from harness.publish import notebook_html, sanitize, site
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -28,11 +28,11 @@ Claims R1 and R2. See [generation](01_generation.ipynb), [nowhere](../gone.md) a
 ASKED = "## 1. Is it read (R1)?\n\nText $m=\\sum_i w_i E_i<b$ and $\\frac{$."
 
 
-def output(text=None, html=None, png=None, alt=None):
+def output(text=None, html=None, png=None, metadata=None):
     data = {"text/plain": text or "..."}
     data |= {"text/html": html} if html else {}
     data |= {"image/png": png} if png else {}
-    return nb.new_output("display_data", data=data)
+    return nb.new_output("display_data", data=data, metadata=metadata or {})
 
 
 def notebook(picture):
@@ -47,8 +47,13 @@ def notebook(picture):
         nb.new_code_cell("SET = 'mini'  # the set", metadata={"tags": ["parameters"]}),
         nb.new_markdown_cell(ASKED),
         nb.new_code_cell(
-            'figures.save(fig, frame, "02_loop", alt="two bars", claims="R1")',
-            outputs=[output(png=base64.b64encode(picture).decode())],
+            "display(figure)",
+            outputs=[
+                output(
+                    png=base64.b64encode(picture).decode(),
+                    metadata={"image/png": outputs.figure_metadata("02_loop")},
+                )
+            ],
         ),
         nb.new_code_cell(
             "print(" + "'a very long line of code', " * 12 + ")",
@@ -63,7 +68,15 @@ def notebook(picture):
                 output(html=f"<p onclick='x()'{STYLED}>kept</p>{HOSTILE}"),
             ],
         ),
-        nb.new_code_cell('claims.record(rows, SET, "02_translation")'),
+        nb.new_code_cell(
+            "finish()",
+            outputs=[
+                output(
+                    html="<p>R1, R2</p>",
+                    metadata=outputs.claims_metadata(["R1", "R2"], True),
+                )
+            ],
+        ),
     ]
     for count, cell in enumerate(c for c in cells if c.cell_type == "code"):
         cell.execution_count = count + 1
@@ -79,8 +92,10 @@ def built(tmp_path_factory):
         frame = pd.DataFrame({"kind": ["mixture", "floor"], "value": [0.9, 0.1]})
         figure = charts.bars(frame, x="kind", y="value", title="Reading")
         alt = f"Bars: reading is far above its floor {HOSTILE}"
-        figures.save(figure, frame, "02_loop", alt=alt, claims="R1 R2", set="mine")
-        figures.save(figure, frame, "02_text", alt="The same as text", set="mine")
+        figures.save(
+            figure, frame, "02_loop", alt=alt, claim_ids="R1 R2", set_name="mine"
+        )
+        figures.save(figure, frame, "02_text", alt="The same as text", set_name="mine")
         made = {"SET": "mine", "N_PROMPTS": 60}
         figures.provenance("02_translation", "mine", made)
         estimate = stats.Estimate(0.93, 0.91, 0.95, 62, 0)
@@ -180,7 +195,9 @@ def test_what_a_picture_says_of_itself_is_not_written_into_the_page(built):
     book.cells[0].attachments = {"x.png": {"image/png": "aGk="}}
     copy = built / "02_translation.ipynb"
     nbformat.write(book, copy)
-    html = notebook_html.body(notebook_html.read_book(copy, "", [], ["R1"]), set(), {})
+    html = notebook_html.render_cells(
+        notebook_html.read_book(copy, "", [], ["R1"]), set(), {}
+    )
     copy.unlink()
     soup = BeautifulSoup(html, "html.parser")
     assert soup.select("img[src^='data:image/png']") and not soup.select("[onerror]")
@@ -223,7 +240,7 @@ def test_whole_or_as_it_was(built, monkeypatch, tmp_path):
 
     before = tree()
     monkeypatch.setattr(
-        site, "body", lambda *a: (_ for _ in ()).throw(OSError(28, "full"))
+        site, "render_cells", lambda *a: (_ for _ in ()).throw(OSError(28, "full"))
     )
     with pytest.raises(OSError):
         site.build("mine", built / "site")
