@@ -1,5 +1,5 @@
-# Every target sets itself up: `make reproduce` on a fresh machine needs Python 3.11 or
-# newer, and the network once. PIP_ARGS goes to pip, for example an index of CPU wheels.
+# Every target sets itself up: `make reproduce` on a fresh machine needs Python 3.11.5 to
+# 3.14, and the network once. PIP_ARGS goes to pip, for example an index of CPU wheels.
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -16,10 +16,11 @@ ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
 	$${SEED:+--seed "$$SEED"} \
 	$${CELL_TIMEOUT:+--cell-timeout "$$CELL_TIMEOUT"} $(foreach p,$(PARAMS),-p "$(p)") \
 	$(foreach n,$(ONLY),--only "$(n)")
+PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verdicts check test lint lab site models bench version-matrix
-.PHONY: publish clean kill-test twice
+.PHONY: help reproduce verdicts check test test-fast kill-test twice lint format lock
+.PHONY: lab site models bench version-matrix publish clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -29,11 +30,11 @@ help:  ## this list
 
 .venv: $(READY)  ## the environment, with exact pins
 
-$(READY): requirements.txt
+$(READY): requirements.txt requirements.lock
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@echo "installing the pins of requirements.txt into .venv"
+	@echo "installing the pins of requirements.txt and requirements.lock into .venv"
 	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-		-r requirements.txt
+		-r requirements.txt -c requirements.lock
 	@touch $(READY)
 
 reproduce: $(READY)  ## run the notebooks that are not up to date, print the verdicts
@@ -42,13 +43,16 @@ reproduce: $(READY)  ## run the notebooks that are not up to date, print the ver
 verdicts: $(READY)  ## print the verdict table of SET
 	@$(PY) -m harness.run verdicts --set "$$SET"
 
-check: $(READY)  ## compare the results of SET with the committed ones
+check: $(READY)  ## SET's results against the committed ones; fails if findings differ
 	@$(PY) -m harness.run check --set "$$SET"
 
 test: $(READY)  ## unit and property tests, then the committed notebooks; offline
-	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile tests
-	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile \
-		--nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+	@$(PYTEST) tests
+	@$(PYTEST) --nbval-lax --nbval-current-env --nbval-cell-timeout=600 notebooks
+
+test-fast: $(READY)  ## the library and the verdicts, under a minute; offline
+	@$(PYTEST) -k "not reproduce and not compiled" \
+		tests/helpers tests/harness/test_claims.py tests/harness/test_summaries.py
 
 kill-test: $(READY)  ## kill -9 reproduce ten times; each next run must be whole (slow)
 	@$(PY) -m tests.interrupt kills $(ASKED)
@@ -56,8 +60,20 @@ kill-test: $(READY)  ## kill -9 reproduce ten times; each next run must be whole
 twice: $(READY)  ## reproduce twice: same csv; threads, processor: same verdicts (slow)
 	@$(PY) -m tests.interrupt twice $(ASKED)
 
-lint: $(READY)  ## ruff
+lint: $(READY)  ## style, format, the arrows between the rooms, types
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@.venv/bin/lint-imports --no-cache
+	@$(PY) -m mypy
+
+format: $(READY)  ## write the code as `make lint` wants it
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+lock: $(READY)  ## requirements.lock from what is installed here
+	@{ grep '^#' requirements.lock; $(PY) -m pip --disable-pip-version-check freeze \
+		--all --exclude pip --exclude concept-tokens | sed 's/+[a-z0-9]*$$//'; } \
+		> requirements.lock.new && mv requirements.lock.new requirements.lock
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
@@ -74,9 +90,10 @@ bench: $(READY)  ## time the loop against generate; keep figures/bench/ (BENCH=o
 version-matrix: $(READY)  ## one script under six releases of transformers
 	@$(PY) versions/matrix.py
 
-publish: $(READY)  ## mini's outputs into notebooks/, the generated blocks of README.md
+publish: $(READY)  ## mini's outputs into notebooks/; the generated blocks of README, docs
 	@$(PY) -m harness.run publish
 
 clean:  ## remove what can be made again; .venv stays
-	rm -rf runs site .site.* .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf runs site .site.* .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .hypothesis .benchmarks build dist
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
