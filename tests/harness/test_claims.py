@@ -280,6 +280,13 @@ def test_a_pattern_missing_in_some_cells_is_not_an_artefact():
     assert "artefact in 2 of 3 (a / c)" in reason(judged)
 
 
+def test_a_reason_is_data_whatever_its_words_hold():
+    rows = r1("a; b: c", 0.9, 0.3) + [claims.not_tested("R1", "x; y", cell="d")]
+    groups = wording.reason_groups(judge.judge("R1", rows, "mini"))
+    assert [(cell, len(said)) for cell, said in groups] == [("a; b: c", 2), ("d", 1)]
+    assert groups[1] == ("d", ["x; y"])
+
+
 def test_reasons_for_what_was_not_measured():
     assert judge.judge("R1", [], "mini").verdict == "not tested"
     rows = [claims.not_tested("I1", "no INSTRUCT model was given")]

@@ -1,0 +1,74 @@
+"""What outputs say of themselves: from the recorder to a published notebook."""
+
+import nbformat
+import papermill
+import pytest
+from nbformat import v4 as nb
+
+from harness import outputs
+from harness.files import ROOT
+from harness.publish import pages
+
+PARAMETERS = """SET = "trial"
+RUN_DIR = ""
+FIGURES_DIR = ""
+N_PROMPTS = 3
+"""
+START = f"""import sys; sys.path.insert(0, {str(ROOT)!r})
+import pandas as pd
+from experiments.stats import Estimate
+from harness import charts
+from harness.record import Recorder
+recorder = Recorder("02_translation", globals())
+frame = pd.DataFrame({{"x": ["a", "b"], "y": [1.0, 2.0]}})
+figure = charts.bars(frame, "x", "y")
+"""
+SAVE = 'recorder.save_figure(figure, frame, "02_trial", "two bars", "R1")'
+ADD = """recorder.add("R1", {"score": Estimate(0.9, 0.8, 1.0, 60, 0)}, "m")
+recorder.add_not_tested("R2", "not here; not now")
+recorder.show_parts("R1")
+recorder.show_verdict("R1", "R2")"""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A notebook with a recorder, run by papermill; its folder."""
+    folder = tmp_path_factory.mktemp("recorded")
+    cells = [nb.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})]
+    sources = (START, SAVE, f"display({SAVE})", ADD, "recorder.finish()")
+    book = nb.new_notebook(cells=cells + [nb.new_code_cell(s) for s in sources])
+    book.metadata.kernelspec = {"name": "python3", "display_name": "Python 3"}
+    book.metadata.language_info = {"name": "python"}
+    nbformat.write(book, folder / "in.ipynb")
+    papermill.execute_notebook(
+        str(folder / "in.ipynb"), str(folder / "out.ipynb"), kernel_name="python3",
+        parameters={"RUN_DIR": str(folder / "r"), "FIGURES_DIR": str(folder / "f")},
+        progress_bar=False,
+    )  # fmt: skip
+    return folder
+
+
+def test_figures_and_verdicts_are_marked_in_an_executed_and_a_published_notebook(
+    executed,
+):
+    kept = (executed / "out.ipynb").read_bytes()
+    for text in (kept, pages.strip_volatile(kept)):
+        cells = nbformat.reads(text.decode(), as_version=4).cells
+        shown = [[outputs.read_metadata(o) for o in c.outputs] for c in cells[-4:]]
+        assert shown[0] == shown[1] == [{"figure": "02_trial"}]
+        assert shown[2] == [{}, {"claims": ["R1", "R2"], "recorded": False}]
+        own = [f"R{i}" for i in range(1, 7)]
+        assert shown[3] == [{}, {"claims": own, "recorded": True}]
+
+
+def test_provenance_has_the_parameters_but_not_where_results_go(executed):
+    text = (executed / "f" / "02_provenance.json").read_text()
+    assert '"N_PROMPTS": 3' in text and "_DIR" not in text
+    assert (executed / "r" / "02_translation.measured.csv").exists()
+
+
+@pytest.mark.parametrize("metadata", [{}, {"image/png": {"width": 3}}, {"x": "y"},
+                                      {outputs.METADATA_KEY: "02_trial"}])  # fmt: skip
+def test_an_output_that_says_nothing_shows_nothing(metadata):
+    assert outputs.read_metadata({"metadata": metadata}) == {}
+    assert outputs.read_metadata({}) == {}
