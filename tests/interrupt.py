@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from harness import claims, files
+from harness.run import compare
 
 CACHED = {"HF_HUB_OFFLINE": "1"}
 
@@ -132,29 +133,23 @@ def twice(asked: list[str], work: Path) -> int:
         (work / name).mkdir()
         seconds = finish(work / name, [*asked, "--jobs", "1"], **env)
         print(f"{name}: {seconds:.0f} s", flush=True)
-    first, *others = (results(work / name) for name in runs)
-    words, bad = verdicts(first), 0
-    print(f"csv files: {len(first)}; verdicts: {len(words)}")
+    first, *others = (
+        compare.Results("the first run", csv_by_name(work / name)) for name in runs
+    )
+    bad = int(not first.tables)
     for name, other in zip([*runs][1:], others):
-        differ = sorted(n for n in {*first, *other} if first.get(n) != other.get(n))
-        flipped = [f"{k}: {v} -> {verdicts(other).get(k)}" for k, v in words.items()
-                   if verdicts(other).get(k) != v]  # fmt: skip
-        bad += len(flipped) + (len(differ) if name == "second" else 0)
-        shown = ", ".join(Path(n).name for n in differ)
-        print(f"{name}: csv files that differ: {shown or 'none'}; "
-              f"verdicts flipped: {', '.join(flipped) or 'none'}")  # fmt: skip
-    return bad + (not first) + (len(words) != len(claims.claims()))
+        found = compare.compare(first, other)
+        bad += len(found.verdicts_that_differ) + len(found.numbers_outside)
+        bad += found.claims != len(claims.claims())
+        if name == "second":
+            bad += len(first.tables) - len(found.equal) + len(found.new)
+        print(f"{name}:{found.text()}", flush=True)
+    return bad
 
 
-def verdicts(found: dict[str, bytes]) -> dict[str, str]:
-    """id -> verdict word, from the verdicts.csv among the kept files."""
-    import io
-
-    import pandas as pd
-
-    data = next((d for n, d in found.items() if "verdicts" in n), b"id,verdict\n")
-    frame = pd.read_csv(io.BytesIO(data))
-    return dict(zip(frame["id"], frame["verdict"]))
+def csv_by_name(out: Path) -> dict[str, bytes]:
+    """The kept csv files of the one set that has run."""
+    return {Path(place).name: data for place, data in results(out).items()}
 
 
 def main() -> int:

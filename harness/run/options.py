@@ -1,11 +1,11 @@
 """What a run is asked for: every setting checked before torch or a notebook is started.
 
-    run_request          the settings of `reproduce` -> a RunRequest
-    notebook_parameters  the parameters common to all notebooks, checked
-    select_notebooks     which notebooks
-    fit_parameters       what differs from each notebook's defaults, typed like them
-    check_models         both models found, complete, fitting and of the right kind
-    model_hashes         what both are, to tell whether they have changed
+    run_request       the settings of `reproduce` -> a RunRequest
+    choose_models     which models
+    select_notebooks  which notebooks
+    fit_parameters    what differs from each notebook's defaults, typed like them
+    check_models      both models found, complete, fitting and of the right kind
+    model_hashes      what both are, to tell whether they have changed
 
 Every refusal is a ValueError, FileNotFoundError or OSError of one line.
 """
@@ -58,32 +58,39 @@ def run_request(
     parameters: "NAME=value" each; only: numbers or names of notebooks; cell_timeout:
     None is 600 s for mini, whose longest cell takes well under a minute, else an hour.
     """
-    common = notebook_parameters(
-        set_name, base, instruct, device, dtype, seed, parameters
-    )
+    base, instruct = choose_models(files.check_set_name(set_name), base, instruct)
+    if not re.fullmatch(models.DEVICES, device):
+        raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps")
+    if dtype not in models.DTYPES:
+        known = ", ".join(models.DTYPES)
+        raise ValueError(f"DTYPE={dtype!r}: expected one of {known}")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ValueError(f"SEED={seed}: expected 0 to {2**32 - 1}")
     if jobs < 0:
         raise ValueError(f"JOBS={jobs}: expected 0 (as fits) or more")
     if cell_timeout is None:
         cell_timeout = 600 if set_name == "mini" else 3600
     if cell_timeout < 1:
         raise ValueError(f"CELL_TIMEOUT={cell_timeout}: expected at least 1 second")
+    common = {"SET": set_name, "BASE": base, "INSTRUCT": instruct, "DEVICE": device}
+    common |= {"DTYPE": dtype} | ({} if seed is None else {"SEED": str(seed)})
+    for pair in parameters:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"PARAMS={pair!r}: expected NAME=value")
+        if name in (*common, "SEED", "RUN_DIR", "FIGURES_DIR"):
+            raise ValueError(f"PARAMS={pair!r}: {name} has a setting of its own")
+        common[name] = value
     paths = select_notebooks(Path(notebooks), only)
     fitted = list(zip(paths, fit_parameters(paths, common)))
     check_models(common)
     return RunRequest(set_name, common, fitted, cell_timeout, jobs, force, not only)
 
 
-def notebook_parameters(
-    set_name: str,
-    base: str | None,
-    instruct: str | None,
-    device: str,
-    dtype: str,
-    seed: int | None,
-    parameters: Sequence[str],
-) -> dict[str, str]:
-    """The parameters common to all notebooks, as text; ValueError if unfit."""
-    files.check_set_name(set_name)
+def choose_models(
+    set_name: str, base: str | None, instruct: str | None
+) -> tuple[str, str]:
+    """The base and the instruction-tuned model ("": none) of a set, or as asked."""
     if set_name in MODEL_SETS:
         ours = MODEL_SETS[set_name]
         for word, given, own in zip(("BASE", "INSTRUCT"), (base, instruct), ours):
@@ -92,31 +99,13 @@ def notebook_parameters(
                     f"{word}={given!r}: SET={set_name} is {' and '.join(ours)}; "
                     "give your own models a set of their own, SET=name"
                 )
-        base, instruct = ours
-    elif not base:
+        return ours
+    if not base:
         known = " and ".join(MODEL_SETS)
         raise ValueError(
             f"SET={set_name!r} needs BASE=<folder or hub id>; only {known} have models"
         )
-    if not re.fullmatch(models.DEVICES, device):
-        raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps")
-    if dtype not in models.DTYPES:
-        known = ", ".join(models.DTYPES)
-        raise ValueError(f"DTYPE={dtype!r}: expected one of {known}")
-    if seed is not None and not 0 <= seed < 2**32:
-        raise ValueError(f"SEED={seed}: expected 0 to {2**32 - 1}")
-    common = {"SET": set_name, "BASE": _local(base), "INSTRUCT": _local(instruct or "")}
-    common |= {"DEVICE": device, "DTYPE": dtype}
-    if seed is not None:
-        common["SEED"] = str(seed)
-    for pair in parameters:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"PARAMS={pair!r}: expected NAME=value")
-        if name in (*common, "SEED", "RUN_DIR", "FIGURES_DIR"):
-            raise ValueError(f"PARAMS={pair!r}: {name} has a setting of its own")
-        common[name] = value
-    return common
+    return _local(base), _local(instruct or "")
 
 
 def _local(model: str) -> str:
