@@ -1,9 +1,9 @@
-"""Embeddings in, next-token logits out: prompts, padding, masks and the cache.
+"""Turn prompts into padded embeddings, and embeddings into next-token logits.
 
-    prompt_embeds, left_pad   texts or rows -> inputs_embeds (B,T,D) and mask (B,T)
-    checked, batches          refuse what cannot run; cut into batches
-    Cached                    one batch and its cache: call it once a step
-    next_logits               logits after each sequence, without a loop
+    prompt_embeds, left_pad         texts or rows -> inputs_embeds (B,T,D), mask (B,T)
+    prepare_inputs, split_batches   refuse what cannot run; cut the rest into batches
+    CachedForward                   one batch and its cache: called once a step
+    next_logits                     logits after each sequence, without a loop
 
 Rows of unequal length are padded on the left, with positions from the mask. A 2-D
 mask would make transformers read it, and wait for the device, at every step; so a 4-D
@@ -13,86 +13,85 @@ mask is made once before the first step and sliced, or none where nothing is pad
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import Tensor
 
-from .mixture import describe, is_float_tensor
+from .mixture import check_positive_int, describe, is_float_tensor, is_int_tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from .models import LM
 
+Prompt: TypeAlias = str | Sequence[int] | Tensor  # a text, or its token ids
 
-def prompt_embeds(lm: LM, prompts: str | list) -> tuple[Tensor, Tensor]:
-    """Embeddings of prompts (texts or id lists), left-padded: (B,T,D) and mask (B,T).
+
+def prompt_embeds(lm: LM, prompts: str | Iterable[Prompt]) -> tuple[Tensor, Tensor]:
+    """Embed prompts, texts or id lists, left-padded: (B,T,D) and mask (B,T).
 
     Texts are tokenised with the tokenizer's defaults. Raises ValueError for no prompt,
     an empty one, or ids outside the vocabulary.
     """
-    rows, size = [], require_lm(lm).embed.shape[0]
+    require_lm(lm)
     prompts = [prompts] if isinstance(prompts, str) else prompts
     if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
         raise ValueError(
             f"prompts must be a text, or a list of texts or id lists, not "
             f"{describe(prompts)}"
         )
-    for number, prompt in enumerate(prompts, 1):
-        text = isinstance(prompt, str)
-        if text and lm.tokenizer is None:
+    return left_pad(
+        [lm.embed[_prompt_ids(lm, p, number)] for number, p in enumerate(prompts, 1)]
+    )
+
+
+def _prompt_ids(lm: LM, prompt: Prompt, number: int) -> Tensor:
+    """Turn prompt `number`, counted from 1, into ids (T,) on the model's device."""
+    if isinstance(prompt, str):
+        if lm.tokenizer is None:
             raise ValueError("this LM has no tokenizer: give prompts as lists of ids")
-        ids = _encoded(lm, prompt, number) if text else prompt
-        try:
-            ids = torch.as_tensor(ids)
-        except (TypeError, ValueError, RuntimeError, OverflowError):
-            ids = torch.tensor([-1])  # refused below
-        if ids.numel() == 0 or (text and not prompt):
-            raise ValueError(f"prompt {number} is empty: give it at least one token")
-        known = not ids.is_floating_point() and 0 <= ids.min() <= ids.max() < size
-        if ids.ndim != 1 or not known:
+        half = next((c for c in prompt if "\ud800" <= c <= "\udfff"), "")
+        if half:  # half of a character: no tokenizer can read it
             raise ValueError(
-                f"prompt {number} must be a text or a list of ids from 0 to {size - 1}"
+                f"prompt {number} holds {ascii(half)}, which is no character: decode "
+                'its bytes with errors="replace"'
             )
-        rows.append(lm.embed[ids.to(lm.device)])
-    return left_pad(rows)
-
-
-def _encoded(lm, text: str, number: int) -> list[int]:
-    broken = next((c for c in text if "\ud800" <= c <= "\udfff"), "")
-    if broken:  # half of a character: no tokenizer can read it
+        prompt = lm.tokenizer(prompt)["input_ids"] if prompt else []
+    last = lm.embed.shape[0] - 1
+    try:
+        ids = torch.as_tensor(prompt)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        ids = torch.tensor([-1])  # refused below
+    if ids.numel() == 0:
+        raise ValueError(f"prompt {number} is empty: give it at least one token")
+    listed = is_int_tensor(ids) and ids.ndim == 1
+    if not listed or not 0 <= int(ids.long().min()) <= int(ids.long().max()) <= last:
         raise ValueError(
-            f"prompt {number} holds {ascii(broken)}, which is no character: decode its "
-            'bytes with errors="replace"'
+            f"prompt {number} must be a text or a list of ids from 0 to {last}"
         )
-    return lm.tokenizer(text)["input_ids"]
+    return ids.to(lm.device, torch.long)
 
 
-def require_lm(lm) -> LM:
-    """lm, if it is what `load` returns; ValueError otherwise."""
+def require_lm(lm: object) -> None:
+    """Raise ValueError unless lm is what `load` returns."""
     if not hasattr(lm, "embed"):
         raise ValueError(f"lm must be what load() returns, not {describe(lm)}")
-    return lm
 
 
-def left_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+def left_pad(rows: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Stack (T_i,D) embeddings into (B,T,D), zeros on the left, with the mask (B,T)."""
     listed = isinstance(rows, (list, tuple)) or getattr(rows, "ndim", 0) == 3
     if not listed or not len(rows):
         raise ValueError("no prompts: expected a list with at least one")
     for row in rows:
-        if (
-            not is_float_tensor(row)
-            or row.ndim != 2
-            or row.shape[1] != rows[0].shape[-1]
-        ):
+        shaped = is_float_tensor(row) and row.ndim == 2
+        if not shaped or row.shape[1] != rows[0].shape[1]:
             raise ValueError(
                 f"embeddings must be float tensors (T,D) of one width, not "
                 f"{describe(row)}"
             )
     longest = max(len(row) for row in rows)
-    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[-1])
+    embeds = rows[0].new_zeros(len(rows), longest, rows[0].shape[1])
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=embeds.device)
     for b, row in enumerate(rows):
         embeds[b, longest - len(row) :] = row
@@ -100,29 +99,33 @@ def left_pad(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
     return embeds, mask
 
 
-def prepare_inputs(lm: LM, embeds: Tensor | list, mask: Tensor | None, steps: int):
-    """Embeddings (B,T,D) and mask (B,T) or None, on the model's device, in its dtype.
+def prepare_inputs(
+    lm: LM, embeds: Tensor | Sequence[Tensor], mask: Tensor | None, steps: int
+) -> tuple[Tensor, Tensor | None]:
+    """Check embeddings (B,T,D) and mask (B,T); move them to the model's device, dtype.
 
-    Raises ValueError when shapes do not fit, the mask is not left-padded, or the
-    longest prompt and `steps` new positions, the last never read, exceed the context.
+    A list of (T,D) is padded and makes its own mask. Raises ValueError when shapes do
+    not fit, the mask is not zeros then ones, or the longest prompt and `steps` new
+    positions, the last of which is never read, exceed the context.
     """
+    require_lm(lm)
     if isinstance(embeds, (list, tuple)):
+        if mask is not None:
+            raise ValueError("attention_mask goes with a tensor (B,T,D), not a list")
         embeds, mask = left_pad(embeds)
-    width = require_lm(lm).embed.shape[1]
-    shaped = is_float_tensor(embeds) and embeds.ndim == 3 and embeds.shape[2] == width
-    if not shaped or 0 in embeds.shape:
+    width = lm.embed.shape[1]
+    fits = is_float_tensor(embeds) and embeds.ndim == 3 and embeds.shape[2] == width
+    if not is_float_tensor(embeds) or not fits or 0 in embeds.shape:
         raise ValueError(
             f"inputs_embeds must be floats (B,T,{width}) with at least one prompt and "
             f"position, not {describe(embeds)}"
         )
     if mask is not None and not isinstance(mask, torch.Tensor):
         raise ValueError(f"attention_mask must be a tensor (B,T), not {describe(mask)}")
-    if mask is not None and (
-        mask.shape != embeds.shape[:2] or not bool(mask[:, -1].all())
-    ):
+    if mask is not None and not _is_left_padded(mask, embeds.shape[:2]):
         raise ValueError(
-            f"attention_mask must be {tuple(embeds.shape[:2])} and left-padded (its "
-            f"last column all 1), not {tuple(mask.shape)}"
+            f"attention_mask must be {tuple(embeds.shape[:2])} and left-padded (each "
+            f"row zeros, then ones to its last column), not {describe(mask)}"
         )
     longest = embeds.shape[1] if mask is None else int(mask.sum(1).max())
     if longest + steps - 1 > lm.context:
@@ -134,35 +137,40 @@ def prepare_inputs(lm: LM, embeds: Tensor | list, mask: Tensor | None, steps: in
     return embeds, None if mask is None else mask.to(lm.device)
 
 
+def _is_left_padded(mask: Tensor, shape: torch.Size) -> bool:
+    if mask.shape != shape:
+        return False
+    ones = mask == 1
+    rising = (ones[:, 1:] >= ones[:, :-1]).all() & ones[:, -1].all()
+    return bool(rising & (ones | (mask == 0)).all())
+
+
 def split_batches(
-    lm: LM, embeds: Tensor, mask: Tensor | None, size: int
-) -> list[tuple]:
-    """(first row, embeds, mask) of at most `size` rows, without columns that only pad.
+    lm: LM, embeds: Tensor, mask: Tensor | None, batch_size: int
+) -> list[tuple[int, Tensor, Tensor | None]]:
+    """Cut into (first row, embeds, mask) of at most batch_size rows.
 
-    A model that cannot be padded safely gets unequal rows one at a time.
+    Columns that only pad are dropped, and the mask where nothing is padded. A model
+    that cannot be padded safely gets unequal rows one at a time.
     """
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size must be a whole number, at least 1, not {size!r}")
-    if (
-        mask is not None
-        and not supports_left_padding(lm.model)
-        and not bool(mask.all())
-    ):
-        size = 1
-    cut = []
-    for first in range(0, len(embeds), size):
-        x, m = embeds[first : first + size], mask
-        if m is not None:
-            m = m[first : first + size]
-            used = int((m.cumsum(1) > 0).sum(1).max())
-            x, m = x[:, -used:], m[:, -used:]
+    check_positive_int("batch_size", batch_size)
+    unequal = mask is not None and not bool(mask.all())
+    if unequal and not supports_left_padding(lm.model):
+        batch_size = 1
+    batches = []
+    for first in range(0, len(embeds), batch_size):
+        x, m = embeds[first : first + batch_size], None
+        if mask is not None and unequal:
+            m = mask[first : first + batch_size]
+            longest = int(m.sum(1).max())
+            x, m = x[:, -longest:], m[:, -longest:]
             m = None if bool(m.all()) else m
-        cut.append((first, x, m))
-    return cut
+        batches.append((first, x, m))
+    return batches
 
 
-def supports_left_padding(model) -> bool:
-    """Whether left padding is safe: positions can be given, attention is full."""
+def supports_left_padding(model: Any) -> bool:
+    """Tell whether left padding is safe: positions can be given, attention is full."""
     config = model.config
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     return (
@@ -176,63 +184,69 @@ def supports_left_padding(model) -> bool:
 class CachedForward:
     """One batch and its growing cache: new embeddings (B,T,D) in, logits (B,V) out.
 
-    Positions and masks for `steps` later positions are made here; a call takes slices.
+    Positions and masks for `steps` later positions are made once; a call takes slices.
     """
 
-    def __init__(self, model, embeds: Tensor, mask: Tensor | None, steps: int):
-        batch, self.end = embeds.shape[0], 0
-        total = embeds.shape[1] + steps
-        self.model, self.cache = model, None
-        known = inspect.signature(model.forward).parameters
-        self.fixed = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
-        self.positions = self.masks = None
-        if "position_ids" in known:
-            self.positions = torch.arange(total, device=embeds.device).expand(batch, -1)
+    def __init__(self, model: Any, embeds: Tensor, mask: Tensor | None, steps: int):
+        self.model, self.length = model, 0
+        self.cache: Any = None
+        self.positions: Tensor | None = None
+        self.masks: tuple[Tensor, Tensor] | None = None  # of the prompt, of later steps
+        accepted = inspect.signature(model.forward).parameters
+        self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        if "position_ids" in accepted:
+            total = embeds.shape[1] + steps
+            positions = torch.arange(total, device=embeds.device)
+            self.positions = positions.expand(embeds.shape[0], -1)
         if mask is not None:
             keys = torch.nn.functional.pad(mask.bool(), (0, steps), value=True)
             self.positions = (keys.long().cumsum(1) - 1).clamp_min(0)
-            square = keys.new_ones(2 * mask.shape[1:])
-            seen = keys[:, None, None, : len(square)] & square.tril()
+            square = keys.new_ones(mask.shape[1], mask.shape[1])
+            visible = keys[:, None, None, : len(square)] & square.tril()
             # a padding position sees itself: with nothing to see it would turn NaN
-            first = to_attention_mask(model, seen | square.tril().triu(), embeds.dtype)
-            self.masks = (
-                first,
-                to_attention_mask(model, keys[:, None, None], embeds.dtype),
-            )
+            visible |= square.tril().triu()
+            pair = (visible, keys[:, None, None])
+            prompt, later = (to_attention_mask(model, v, embeds.dtype) for v in pair)
+            self.masks = prompt, later
 
     def __call__(self, x: Tensor) -> Tensor:
-        start, self.end = self.end, self.end + x.shape[1]
-        more = dict(self.fixed)
+        """Read the next positions x (B,T,D) -> logits after the last of them (B,V)."""
+        start, self.length = self.length, self.length + x.shape[1]
+        if start and self.cache is None:
+            name = type(self.model).__name__
+            raise ValueError(f"{name} returns no key-value cache: it takes one step")
+        inputs: dict[str, Any] = dict(self.options)
         if self.positions is not None:
-            more["position_ids"] = self.positions[:, start : self.end]
+            inputs["position_ids"] = self.positions[:, start : self.length]
         if self.masks is not None:
-            more["attention_mask"] = self.masks[start > 0][..., : self.end]
+            inputs["attention_mask"] = self.masks[start > 0][..., : self.length]
         out = self.model(
-            inputs_embeds=x, past_key_values=self.cache, use_cache=True, **more
+            inputs_embeds=x, past_key_values=self.cache, use_cache=True, **inputs
         )
-        self.cache = out.past_key_values
+        self.cache = getattr(out, "past_key_values", None)
         return out.logits[:, -1]
 
 
-def to_attention_mask(model, seen: Tensor, dtype) -> Tensor:
-    """A boolean mask as the model's attention takes it: boolean, or added to scores."""
+def to_attention_mask(model: Any, visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a boolean mask into what the model's attention takes: that, or scores."""
     if model.config._attn_implementation == "sdpa":
-        return seen
+        return visible
     lowest = torch.finfo(dtype).min
-    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, lowest)
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, lowest)
 
 
 @torch.no_grad()
 def next_logits(
     lm: LM,
-    inputs_embeds: Tensor | list,
+    inputs_embeds: Tensor | Sequence[Tensor],
     attention_mask: Tensor | None = None,
     batch_size: int = 64,
 ) -> Tensor:
-    """Logits of the next token after each sequence of embeddings -> (B,V) float32.
+    """Compute the next token's logits after each sequence of embeddings: (B,V) float32.
 
     inputs_embeds: (B,T,D) with a left-padded mask (B,T), or a list of (T,D).
     """
     embeds, mask = prepare_inputs(lm, inputs_embeds, attention_mask, 1)
-    cut = split_batches(lm, embeds, mask, batch_size)
-    return torch.cat([CachedForward(lm.model, x, m, 0)(x).float() for _, x, m in cut])
+    batches = split_batches(lm, embeds, mask, batch_size)
+    logits = [CachedForward(lm.model, x, m, 0)(x).float() for _, x, m in batches]
+    return torch.cat(logits)

@@ -2,23 +2,27 @@
 
     generate_concepts   prompts -> ConceptTrace: each step's weights and mixed vector
     continue_from       embeddings -> new text, greedily
-    stepper, loop, stopper   what both are made of, and the plug-in too (`plugin`)
+    make_step_fn, run_loop, stopping_criterion   what both are made of; hf_generate too
 
 A step is logits -> weights -> vector -> one forward call on the new position alone.
-Nothing in it waits for the device: masks and positions are made once (`forward`), and
-where a row stops is worked out on the device and looked at every CHECK_EVERY steps.
+Nothing in it waits for the device: masks and positions are made once (`CachedForward`),
+and where a row stops is computed on the device and read every CHECK_EVERY steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import Tensor
+from torch.nn.functional import embedding
 from tqdm import tqdm
 
 from .batching import (
     CachedForward,
+    Prompt,
     prepare_inputs,
     prompt_embeds,
     require_lm,
@@ -27,8 +31,10 @@ from .batching import (
 )
 from .compiled import compile_step
 from .mixture import (
+    Bounds,
     MixtureConfig,
     WeightRule,
+    Weights,
     _mix,
     _mixture_weights,
     check_positive_int,
@@ -40,11 +46,15 @@ from .mixture import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import Tensor
 
     from .models import LM
 
-CHECK_EVERY = 8  # steps between two looks at the stop mask
+CHECK_EVERY = 8  # steps between two looks at which rows have stopped
+
+# embeddings (B,T,D) -> probs, indices (B,K), entropy (B,), vector (B,D), mixed (B,)
+StepFn: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
+# ids (B,T), entropy (B,T) -> (B,T), True where a row may end
+StopFn: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +72,7 @@ class ConceptTrace:
     vectors: Tensor
     mixed: Tensor
     lengths: Tensor
-    tokenizer: object = None
+    tokenizer: Any = None
 
     @property
     def tokens(self) -> list[list[int]]:
@@ -71,29 +81,27 @@ class ConceptTrace:
         return [row[:n] for row, n in zip(ids, self.lengths.tolist())]
 
     def to_frame(self, top: int = 5) -> pd.DataFrame:
-        """Tidy rows, one a prompt, step and rank: token, weight, entropy."""
+        """List the `top` tokens of each prompt and step: id, text, weight, entropy."""
         import pandas as pd
 
-        rows = []
-        probs, ids, entropy = (
-            x.tolist() for x in (self.probs, self.indices, self.entropy)
-        )
-        for b, length in enumerate(self.lengths.tolist()):
-            for t in range(length):
-                for k, (p, i) in enumerate(zip(probs[b][t][:top], ids[b][t])):
-                    token = self.tokenizer.decode([i]) if self.tokenizer else str(i)
-                    rows.append((b, t + 1, k + 1, i, token, p, entropy[b][t]))
         names = ["prompt", "step", "rank", "id", "token", "prob", "entropy"]
+        rows = []
+        probs, ids = self.probs[..., :top].tolist(), self.indices.tolist()
+        for b, nats in enumerate(self.entropy.tolist()):
+            for t in range(int(self.lengths[b])):
+                for k, (p, i) in enumerate(zip(probs[b][t], ids[b][t]), 1):
+                    token = self.tokenizer.decode([i]) if self.tokenizer else str(i)
+                    rows.append((b, t + 1, k, i, token, p, nats[t]))
         return pd.DataFrame(rows, columns=names)
 
 
 def generate_concepts(
     lm: LM,
-    prompts: str | list | None = None,
+    prompts: str | Iterable[Prompt] | None = None,
     steps: int = 2,
     config: MixtureConfig | None = None,
     *,
-    inputs_embeds: Tensor | list | None = None,
+    inputs_embeds: Tensor | Sequence[Tensor] | None = None,
     attention_mask: Tensor | None = None,
     weight_rule: WeightRule = sharpened,
     stop_at_eos: bool = True,
@@ -106,7 +114,7 @@ def generate_concepts(
     prompts: a text, or a list of texts or of token-id lists; or else inputs_embeds
     (B,T,D) with a left-padded attention_mask (B,T), or a list of (T,D). Step t's vector
     is fed back to get step t+1: the first is read off the prompt, the last is not read.
-    weight_rule: any rule(logits, config) -> probs, indices (helpers.rules).
+    weight_rule: any rule(logits, config) -> probs, indices (helpers.weight_rules).
     stop_at_eos: a row ends with the step whose top token ends a text.
     compile: torch.compile and a static cache: slow first call, then fast; same tokens.
     progress: None shows a bar on a terminal only.
@@ -115,52 +123,52 @@ def generate_concepts(
     """
     config = resolve_config(config, weight_rule)
     check_positive_int("steps", steps)
-    if (prompts is None) == (inputs_embeds is None):
-        raise ValueError("give either prompts or inputs_embeds, not both or neither")
     if attention_mask is not None and inputs_embeds is None:
         raise ValueError("attention_mask goes with inputs_embeds; prompts make theirs")
     if compile and getattr(weight_rule, "draws", False):
         raise ValueError("compile=True needs a weight rule that draws nothing")
-    if compile and not supports_left_padding(require_lm(lm).model):
+    require_lm(lm)
+    if compile and not supports_left_padding(lm.model):
         raise ValueError("compile=True needs a model with full attention throughout")
-    if prompts is not None:
+    if prompts is not None and inputs_embeds is None:
         inputs_embeds, attention_mask = prompt_embeds(lm, prompts)
+    elif prompts is not None or inputs_embeds is None:
+        raise ValueError("give either prompts or inputs_embeds, not both or neither")
     embeds, mask = prepare_inputs(lm, inputs_embeds, attention_mask, steps)
-    cut = split_batches(lm, embeds, mask, batch_size)
+    batches = split_batches(lm, embeds, mask, batch_size)
     stop = stopping_criterion(config, lm.eos_ids if stop_at_eos else ())
-    quiet = None if progress is None else not progress  # None: silent off a terminal
+    hidden = None if progress is None else not progress  # None: hidden off a terminal
     parts = []
-    with tqdm(total=len(cut) * steps, disable=quiet, delay=1) as bar:
-        for first, x, m in cut:
-            advance = make_step_fn(
-                lm, x, m, steps, config, weight_rule, compile=compile
-            )
-            parts.append(run_loop(advance, x, steps, stop, bar, first))
-    columns = [torch.cat([_pad(c, steps) for c in column]) for column in zip(*parts)]
-    return ConceptTrace(*columns, tokenizer=lm.tokenizer)
+    with tqdm(total=len(batches) * steps, disable=hidden, delay=1) as bar:
+        for first, x, m in batches:
+            step_fn = make_step_fn(lm, x, m, steps, config, weight_rule, compile)
+            parts.append(run_loop(step_fn, x, steps, stop, bar, first))
+    columns = [torch.cat(column) for column in zip(*parts)]
+    return ConceptTrace(*columns, tokenizer=lm.tokenizer)  # type: ignore[misc]
 
 
 def continue_from(
     lm: LM,
-    inputs_embeds: Tensor | list,
+    inputs_embeds: Tensor | Sequence[Tensor],
     attention_mask: Tensor | None = None,
     max_new_tokens: int = 50,
     *,
     return_ids: bool = False,
     compile: bool = False,
     batch_size: int = 64,
-) -> list:
-    """Greedy text after embeddings: only the new text, nothing sliced off -> list[str].
+) -> list[Any]:
+    """Continue embeddings greedily: the new text only, nothing sliced off -> list[str].
 
     inputs_embeds: (T,D), (B,T,D) with a left-padded attention_mask (B,T), or a list of
     (T,D) of any lengths. Stops at EOS, skips special tokens. return_ids: the new token
     ids instead, the EOS included -> list[list[int]].
     """
     check_positive_int("max_new_tokens", max_new_tokens)
-    if inputs_embeds is None or (require_lm(lm).tokenizer is None and not return_ids):
+    require_lm(lm)
+    if inputs_embeds is None or (lm.tokenizer is None and not return_ids):
         what = "inputs_embeds" if inputs_embeds is None else "an LM with a tokenizer"
         raise ValueError(f"continue_from needs {what}; return_ids=True gives ids only")
-    if isinstance(inputs_embeds, torch.Tensor) and inputs_embeds.ndim == 2:
+    if isinstance(inputs_embeds, Tensor) and inputs_embeds.ndim == 2:
         inputs_embeds = inputs_embeds[None]
     trace = generate_concepts(
         lm,
@@ -173,56 +181,62 @@ def continue_from(
     )
     if return_ids:
         return trace.tokens
-    return lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
+    return list(lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True))
 
 
 def make_step_fn(
-    lm, embeds, mask, steps, config, rule, process=None, input_ids=None, compile=False
-):
-    """One step: a function (x) -> probs, indices, entropy, vector (B,D), mixed (B,).
+    lm: LM,
+    embeds: Tensor,
+    mask: Tensor | None,
+    steps: int,
+    config: MixtureConfig,
+    rule: WeightRule,
+    compile: bool = False,
+    logits_processor: Any = None,
+    input_ids: Any = None,
+) -> StepFn:
+    """Make the function that runs one step; its first call reads the prompt.
 
-    The first call reads the prompt. process: generate()'s logits processors, which want
-    the ids so far.
+    logits_processor: generate()'s, which is given the ids so far, from input_ids on.
     """
     forward, embed = CachedForward(lm.model, embeds, mask, steps), lm.embed
-    bounds, ids = _bounds(lm, config.norm), input_ids
+    bounds, ids = _norm_bounds(lm, config.norm), input_ids
 
-    def finish(logits):
+    def choose(logits: Tensor) -> tuple[Tensor, ...]:
         weights = _mixture_weights(logits, config, rule)
         return *weights, *_next_vector(weights, embed, bounds, config)
 
-    def advance(x):
+    def step(x: Tensor) -> Sequence[Tensor]:
         nonlocal ids
         logits = forward(x)
-        if process:
-            logits = process(ids, logits.float())
-        outputs = finish(logits)
-        if process:
-            ids = torch.cat([ids, outputs[1][:, :1]], dim=1)
+        if not logits_processor:
+            return choose(logits)
+        outputs = choose(logits_processor(ids, logits.float()))
+        ids = torch.cat([ids, outputs[1][:, :1]], dim=1)
         return outputs
 
-    if not compile or steps == 1:
-        return advance
-    fast = None
+    compiled: StepFn | None = None
 
-    def advance_compiled(x):
-        nonlocal fast
-        if fast is not None:
-            return fast(x)
-        outputs = advance(x)
-        total = embeds.shape[1] + steps
-        key = (config, rule, *(x.data_ptr() for x in (embed, *(bounds or ()))))
-        fast = compile_step(lm, forward, mask, total, key, finish)
+    def compiled_step(x: Tensor) -> Sequence[Tensor]:
+        nonlocal compiled
+        if compiled is not None:
+            return compiled(x)
+        outputs = step(x)  # the prompt
+        tables = [table.data_ptr() for table in (embed, *(bounds or ()))]
+        key, total = (config, rule, *tables), embeds.shape[1] + steps
+        compiled = compile_step(lm, forward, mask, total, key, choose)
         return outputs
 
-    return advance_compiled
+    return compiled_step if compile and steps > 1 else step
 
 
-def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
-    """The vector to feed (B,D), and where it is a mixture (B,)."""
+def _next_vector(
+    weights: Weights, embed: Tensor, bounds: Bounds, config: MixtureConfig
+) -> tuple[Tensor, Tensor]:
+    """Choose the vector to feed (B,D), and tell where it is a mixture (B,)."""
     unsure = weights.entropy > config.gate_entropy
     if config.mode != "continuous":
-        token = torch.nn.functional.embedding(weights.indices[:, 0], embed)
+        token = embedding(weights.indices[:, 0], embed)
         if config.mode == "discrete":
             return token, torch.zeros_like(unsure)
     concept = clip_norm(_mix(weights.probs, weights.indices, embed), bounds)
@@ -231,30 +245,48 @@ def _next_vector(weights, embed, bounds, config) -> tuple[Tensor, Tensor]:
     return torch.where(unsure[:, None], concept, token), unsure
 
 
-def run_loop(advance, embeds, steps, stop, bar=None, first_row=0) -> list[Tensor]:
-    """Run `advance` until all rows stop: its outputs (B,T,...), lengths (B,)."""
-    kept, x = [], embeds
+def run_loop(
+    step_fn: StepFn,
+    embeds: Tensor,
+    steps: int,
+    stop: StopFn,
+    bar: Any = None,
+    first_row: int = 0,
+) -> list[Tensor]:
+    """Run steps until all rows have stopped -> its outputs (B,steps,...), lengths (B,).
+
+    Entries past a row's length are zero. first_row: how errors number the rows.
+    """
+    outputs: list[Sequence[Tensor]] = []
+    x = embeds
     with torch.inference_mode():
         for t in range(1, steps + 1):
-            outputs = advance(x)
-            kept.append(outputs)
-            x = outputs[3][:, None]
+            outputs.append(step_fn(x))
+            x = outputs[-1][3][:, None]
             if bar is not None:
                 bar.update()
-            if t % CHECK_EVERY == 0 and t < steps and _look(kept, stop, first_row)[1]:
-                break
-        lengths, _ = _look(kept, stop, first_row)
-    columns = [torch.stack(column, dim=1) for column in zip(*kept)]
-    past = torch.arange(len(kept), device=embeds.device) >= lengths[:, None]
+            if t % CHECK_EVERY == 0 or t == steps:
+                lengths, all_stopped = _stopped_lengths(outputs, stop, first_row)
+                if all_stopped:
+                    break
+    zeros = [torch.zeros_like(part) for part in outputs[-1]]
+    outputs += [zeros] * (steps - len(outputs))
+    past = torch.arange(steps, device=embeds.device) >= lengths[:, None]
+    columns = [torch.stack(column, dim=1) for column in zip(*outputs)]
     shaped = [past.view(past.shape + (1,) * (c.ndim - 2)) for c in columns]
-    columns = [c.masked_fill(p, 0) for c, p in zip(columns, shaped)]
-    return [*columns, lengths.clone()]
+    return [*(c.masked_fill(p, 0) for c, p in zip(columns, shaped)), lengths]
 
 
-def _look(kept, stop, first_row) -> tuple[Tensor, bool]:
-    """Lengths so far and whether all rows have stopped: the one place that waits."""
-    ids = torch.stack([outputs[1][:, 0] for outputs in kept], dim=1)
-    entropy = torch.stack([outputs[2] for outputs in kept], dim=1)
+def _stopped_lengths(
+    outputs: Sequence[Sequence[Tensor]], stop: StopFn, first_row: int
+) -> tuple[Tensor, bool]:
+    """Find the lengths so far and whether all rows have stopped.
+
+    The one place that waits for the device. Raises ValueError for NaN in a row that
+    has not stopped.
+    """
+    ids = torch.stack([step[1][:, 0] for step in outputs], dim=1)
+    entropy = torch.stack([step[2] for step in outputs], dim=1)
     stopped = stop(ids, entropy)
     ended = stopped.any(1)
     lengths = torch.where(ended, stopped.int().argmax(1) + 1, ids.shape[1])
@@ -269,33 +301,25 @@ def _look(kept, stop, first_row) -> tuple[Tensor, bool]:
     return lengths, bool(ended.all())
 
 
-def stopping_criterion(config, eos):
-    """ids (B,T), entropy (B,T) -> (B,T), True where a row may end: EOS or Cold Stop."""
+def stopping_criterion(config: MixtureConfig, eos_ids: Iterable[int]) -> StopFn:
+    """Make the test of where a row may end: at an EOS, or by Cold Stop."""
 
-    def stop(ids, entropy):
+    def stop(ids: Tensor, entropy: Tensor) -> Tensor:
         stopped = torch.zeros_like(ids, dtype=torch.bool)
-        for end in eos:
-            stopped |= ids == end
+        for eos in eos_ids:
+            stopped |= ids == eos
         run = config.stop_run
         if config.stop_entropy is not None and ids.shape[1] >= run:
-            low = entropy < config.stop_entropy
-            stopped[:, run - 1 :] |= low.unfold(1, run, 1).all(-1)
+            cold = entropy < config.stop_entropy
+            stopped[:, run - 1 :] |= cold.unfold(1, run, 1).all(-1)
         return stopped
 
     return stop
 
 
-def _bounds(lm, norm):
-    """Norm bounds of lm.embed, worked out again only when its values have changed."""
+def _norm_bounds(lm: LM, norm: str) -> Bounds:
+    """Compute norm bounds of lm.embed, again only when its values have changed."""
     key = ("bounds", norm, lm.embed.data_ptr(), lm.embed._version)
-    if key not in lm._kept:
-        lm._kept[key] = norm_bounds(lm.embed, norm, lm.used)
-    return lm._kept[key]
-
-
-def _pad(column: Tensor, steps: int) -> Tensor:
-    """Zeros up to `steps` along dim 1; lengths (B,) pass through."""
-    if column.ndim == 1 or column.shape[1] == steps:
-        return column
-    shape = (column.shape[0], steps - column.shape[1], *column.shape[2:])
-    return torch.cat([column, column.new_zeros(shape)], dim=1)
+    if key not in lm._cache:
+        lm._cache[key] = norm_bounds(lm.embed, norm, lm.used)
+    return lm._cache[key]

@@ -54,12 +54,12 @@ class MixtureConfig:
 
     @classmethod
     def appendix(cls, **changes: Any) -> MixtureConfig:
-        """Return the Appendix snippet's settings: the same weights, no norm clipping."""
+        """Return the Appendix snippet's settings: the same, without norm clipping."""
         return cls(**{"norm": "none", **changes})
 
     @classmethod
     def raw(cls, **changes: Any) -> MixtureConfig:
-        """Return the model's own distribution cut at top-k: T 1, alpha 1, no clipping."""
+        """Return the model's distribution cut at top-k: T 1, alpha 1, no clipping."""
         return cls(**{"temperature": 1.0, "alpha": 1.0, "norm": "none", **changes})
 
 
@@ -72,10 +72,11 @@ class Weights(NamedTuple):
 
 
 WeightRule: TypeAlias = Callable[["Tensor", MixtureConfig], "tuple[Tensor, Tensor]"]
+Bounds: TypeAlias = "tuple[Tensor, Tensor] | None"  # the norms allowed; None: any
 
 
 def logits_entropy(logits: Tensor) -> Tensor:
-    """Compute the entropy of softmax(logits) in nats: (...,V) -> (...); 0 log 0 is 0."""
+    """Compute softmax(logits)'s entropy in nats: (...,V) -> (...); 0 log 0 is 0."""
     log_p = at_least_float32(logits).log_softmax(-1)
     return -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
 
@@ -139,13 +140,13 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
             f"embed (V,D), not {describe(probs)}, {describe(indices)}, "
             f"{describe(embed)}"
         )
-    last = embed.shape[0] - 1
+    indices, last = indices.long(), embed.shape[0] - 1
     if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) <= last:
         raise ValueError(
             f"indices must be from 0 to {last}, the rows of embed, not "
             f"{int(indices.min())} to {int(indices.max())}"
         )
-    return _mix(probs, indices.long(), embed)
+    return _mix(probs, indices, embed)
 
 
 def _mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
@@ -161,9 +162,7 @@ def _mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     return (probs.to(rows.dtype)[..., None, :] @ rows).squeeze(-2).to(embed.dtype)
 
 
-def norm_bounds(
-    embed: Tensor, norm: str, used: int | None = None
-) -> tuple[Tensor, Tensor] | None:
+def norm_bounds(embed: Tensor, norm: str, used: int | None = None) -> Bounds:
     """Compute the smallest and largest norm allowed: two scalars; None for "none".
 
     "all": every row of embed (V,D). "used": the first `used` rows, those the tokenizer
@@ -181,7 +180,7 @@ def norm_bounds(
     return norms.min(), norms.max()
 
 
-def clip_norm(concept: Tensor, bounds: tuple[Tensor, Tensor] | None) -> Tensor:
+def clip_norm(concept: Tensor, bounds: Bounds) -> Tensor:
     """Scale concept (...,D) so that its norm lies within bounds (write-up 3.1).
 
     A vector inside them, to one part in a million, is returned bit for bit.
@@ -249,8 +248,8 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _check_real(name: str, value: object, zero: bool = False) -> None:
-    """Raise ValueError unless value is finite and above 0, or 0 where that is allowed."""
+def _check_real(name: str, value: Any, zero: bool = False) -> None:
+    """Raise ValueError unless value is finite and above 0, or `zero` allows 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value < math.inf or not (value or zero):
         expected = "entropy in nats >= 0" if zero else "number above 0"
@@ -258,5 +257,5 @@ def _check_real(name: str, value: object, zero: bool = False) -> None:
 
 
 def _in_range(x: float) -> float:
-    """Keep x from 0 and infinity in float32: 0 * inf would be NaN, 0 ** 0 would be 1."""
+    """Keep x off 0 and infinity in float32: 0 * inf is NaN there, and 0 ** 0 is 1."""
     return min(max(x, 1e-30), 1e30)

@@ -1,4 +1,4 @@
-"""`load` a causal language model by name, folder or hub id, and the named sets.
+"""Load a causal language model by name, folder or hub id.
 
 What can be refused is refused before torch is imported: unknown names, folders without
 weights, weights that fail their checksum, a model larger than the memory. Weights are
@@ -12,11 +12,10 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .checkpoints import (
-    GPT2,
-    QWEN,
     check_memory,
     count_parameters,
     find_checkpoint,
@@ -24,13 +23,14 @@ from .checkpoints import (
     verify_checkpoint,
 )
 
-SETS = {  # set -> base, instruct (DESIGN 4)
-    "mini": ("mini-gpt2", "mini-qwen2"),
-    "paper": (GPT2[0], QWEN[0]),
-}
-SAFE = {"local_files_only": True, "trust_remote_code": False}
-DEVICES = r"auto|cpu|mps|cuda(:\d+)?"
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+DEVICES = r"auto|cpu|mps|cuda(:\d+)?"  # a pattern of what `load` takes
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a number
+LOCAL = {"local_files_only": True, "trust_remote_code": False}  # for from_pretrained
+MPS_TOLERANCE = 0.05  # of a logit: float32 rounding is far below, a wrong kernel above
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,53 +45,56 @@ class LM:
     tokenizer: Any = None
     name: str = ""
     revision: str = ""
-    _kept: dict = field(default_factory=dict, repr=False)  # compiled steps, norm bounds
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)  # graphs, bounds
 
     @property
-    def device(self):
+    def _weight(self) -> Tensor:
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def device(self) -> torch.device:
         """Where input embeddings live."""
-        return self.model.get_input_embeddings().weight.device
+        return self._weight.device
 
     @property
-    def dtype(self):
-        """dtype of the embeddings."""
-        return self.model.get_input_embeddings().weight.dtype
+    def dtype(self) -> torch.dtype:
+        """The embeddings' dtype."""
+        return self._weight.dtype
 
     @property
-    def embed(self):
+    def embed(self) -> Tensor:
         """The (V,D) input embedding matrix, as `get_input_embeddings()` applies it."""
-        table = self.model.get_input_embeddings()
-        plain = type(table).__name__ == "Embedding"
-        return table.weight.detach() if plain else self._scaled
+        plain = type(self.model.get_input_embeddings()).__name__ == "Embedding"
+        return self._weight.detach() if plain else self._scaled
 
     @cached_property
-    def _scaled(self):  # Gemma and others multiply the rows by a factor
+    def _scaled(self) -> Any:  # Gemma and others multiply the rows by a factor
         import torch
 
-        table = self.model.get_input_embeddings()
+        ids = torch.arange(self._weight.shape[0], device=self.device)
         with torch.no_grad():
-            return table(torch.arange(table.weight.shape[0], device=self.device))
+            return self.model.get_input_embeddings()(ids)
 
     @property
     def context(self) -> int:
-        """Most positions the model can hold."""
-        return self.model.config.get_text_config().max_position_embeddings
+        """Most positions the model can hold; sys.maxsize where it names no limit."""
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
 
     @property
     def used(self) -> int:
         """Rows of embed that the tokenizer can name, counted from the first."""
-        rows = self.embed.shape[0]
-        return min(len(self.tokenizer), rows) if self.tokenizer is not None else rows
+        rows = self._weight.shape[0]
+        return rows if self.tokenizer is None else min(len(self.tokenizer), rows)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
         """Ids that end a text, as `generate` would use them."""
-        for config in (self.model.generation_config, self.model.config):
-            ids = getattr(config, "eos_token_id", None)
+        for source in (self.model.generation_config, self.model.config, self.tokenizer):
+            ids = getattr(source, "eos_token_id", None)
             if ids is not None:
                 return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)
-        ids = getattr(self.tokenizer, "eos_token_id", None)
-        return () if ids is None else (ids,)
+        return ()
 
 
 def load(
@@ -99,9 +102,9 @@ def load(
     device: str = "auto",
     dtype: str = "float32",
     revision: str | None = None,
-    device_map: str | dict | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> LM:
-    """Load a model: a set member's name, a folder, or a hub id -> LM, in eval mode.
+    """Load a model in eval mode: by a known name, a folder, or a hub id.
 
     name: "mini-gpt2", "mini-qwen2", "gpt2", "qwen2.5-1.5b-instruct", a path, or
     "owner/name". device: "auto" takes CUDA, then MPS if its first step agrees with the
@@ -118,46 +121,38 @@ def load(
         raise ValueError(f"device must be auto, cpu, cuda or mps, not {device!r}")
     folder, revision = find_checkpoint(str(name), revision)
     verify_checkpoint(folder)
-    need = count_parameters(folder) * DTYPES[dtype]
-    place = "cpu" if device_map else pick_device(str(device))
-    free = free_memory() + (other_memory() if device_map else 0)
-    check_memory(name, need, free, "memory")
-
-    import torch
+    size = count_parameters(folder) * DTYPES[dtype]
+    target = "cpu" if device_map else pick_device(str(device))
+    check_memory(name, size, free_memory() + (gpu_memory() if device_map else 0))
+    if target.startswith("cuda"):
+        check_memory(name, size, gpu_memory(target), f"memory on {target}")
+    model = _read_model(folder, name, dtype, device_map)
+    if not device_map:
+        model = _move(model, target, device)
     from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{name!r}: no tokenizer: {_first_line(error)}"
+        raise FileNotFoundError(message) from None
+    return LM(model, tokenizer, str(name), revision or "")
+
+
+def _read_model(folder: Path, name: str, dtype: str, device_map: Any) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    if place.startswith("cuda"):
-        check_memory(
-            name, need, torch.cuda.mem_get_info(place)[0], f"memory on {place}"
-        )
-    model = _read(folder, name, getattr(torch, dtype), device_map)
-    if not device_map:
-        model = _place(model, place, device)
+    how = {"dtype": getattr(torch, dtype), "device_map": device_map, **LOCAL}
+    how |= {"use_safetensors": True, "output_loading_info": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
-    except (OSError, ValueError, KeyError) as error:
-        raise FileNotFoundError(f"{name!r}: no tokenizer: {_line(error)}") from None
-    return LM(model, tokenizer, str(name), revision or "")
-
-
-def _read(folder, name, dtype, device_map):
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            device_map=device_map,
-            output_loading_info=True,
-            **SAFE,
-        )
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"cannot load {name!r}: {_line(error)}") from None
+        raise ValueError(f"cannot load {name!r}: {_first_line(error)}") from None
     if report["missing_keys"]:  # transformers would go on with random numbers
         missing = sorted(report["missing_keys"])
         raise ValueError(
@@ -167,13 +162,12 @@ def _read(folder, name, dtype, device_map):
     return model.eval().requires_grad_(False)
 
 
-def _line(error: Exception) -> str:
-    """The first line of an error, cut to what fits on one."""
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def chat_prompt(lm: LM, content: str) -> str:
-    """One user turn in the model's own chat template, ready for an answer, as text.
+    """Write one user turn in the model's own chat template, ready for an answer.
 
     Raises ValueError when the tokenizer has no template.
     """
@@ -185,55 +179,51 @@ def chat_prompt(lm: LM, content: str) -> str:
         )
     if not isinstance(content, str) or not content:
         raise ValueError(f"a chat turn must be a text, not {ascii(content)[:60]}")
-    turn = [{"role": "user", "content": content}]
-    return lm.tokenizer.apply_chat_template(
-        turn, tokenize=False, add_generation_prompt=True
-    )
+    turn, how = [{"role": "user", "content": content}], {"add_generation_prompt": True}
+    return lm.tokenizer.apply_chat_template(turn, tokenize=False, **how)
 
 
-def other_memory() -> int:
-    """Free bytes on all accelerators together, for a model spread by device_map."""
+def gpu_memory(device: str | None = None) -> int:
+    """Return the free bytes of one CUDA device, or of all of them together."""
     import torch
 
-    count = torch.cuda.device_count()
-    return sum(torch.cuda.mem_get_info(i)[0] for i in range(count))
+    devices = [device] if device else range(torch.cuda.device_count())
+    return sum(torch.cuda.mem_get_info(d)[0] for d in devices)
 
 
 def pick_device(device: str) -> str:
-    """Resolve "auto", and refuse a device this machine does not have."""
+    """Resolve "auto", and raise ValueError for a device this machine does not have."""
     import torch
 
-    have = {
-        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }  # fmt: skip
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    names = ["cuda"] * cuda + ["mps"] * mps + ["cpu"]
     if device == "auto":
-        return next(name for name, there in have.items() if there)
-    if not have[device.split(":")[0]]:
-        there = ", ".join(name for name, yes in have.items() if yes)
-        raise ValueError(f"device {device!r} is not available here; available: {there}")
+        return names[0]
+    if device.split(":")[0] not in names:
+        raise ValueError(
+            f"device {device!r} is not available here; available: {', '.join(names)}"
+        )
     return device
 
 
-def _place(model, place: str, asked: str):
+def _move(model: Any, device: str, asked: str) -> Any:
     """Move the model; on MPS keep it only if its first step agrees with the CPU's."""
-    if not place.startswith("mps"):
-        return model.to(place)
+    if not device.startswith("mps"):
+        return model.to(device)
     before = first_logits(model)
-    model = model.to(place)
+    model = model.to(device)
     gap = (first_logits(model) - before).abs().max().item()
-    if gap <= 0.05:  # float32 rounding is far below, a wrong kernel far above
+    if gap <= MPS_TOLERANCE:
         return model
-    message = f"the first step on {place} differs from the CPU's by {gap:.3g}"
-    if asked != "auto":
-        warnings.warn(f"{message}: check results on device='cpu'", stacklevel=3)
-        return model
-    warnings.warn(f"{message}: using the CPU", stacklevel=3)
-    return model.to("cpu")
+    auto = asked == "auto"
+    advice = "using the CPU" if auto else "check results on device='cpu'"
+    message = f"the first step on {device} differs from the CPU's by {gap:.3g}"
+    warnings.warn(f"{message}: {advice}", stacklevel=3)
+    return model.to("cpu") if auto else model
 
 
-def first_logits(model):
-    """Next-token logits after ids 0 to 7, on the CPU in float32."""
+def first_logits(model: Any) -> Tensor:
+    """Compute next-token logits (V,) after ids 0 to 7, on the CPU in float32."""
     import torch
 
     ids = torch.arange(8, device=model.device)[None]

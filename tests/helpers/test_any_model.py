@@ -113,10 +113,10 @@ def test_a_device_map_gives_the_same_tokens(folders):
 def test_a_device_map_counts_all_memory(folders, monkeypatch):
     need = models.count_parameters(folders["gpt2"]) * 4
     monkeypatch.setattr(models, "free_memory", lambda: need // 2)
-    monkeypatch.setattr(models, "other_memory", lambda: 0)
+    monkeypatch.setattr(models, "gpu_memory", lambda: 0)
     with pytest.raises(MemoryError, match="needs about"):
         load(str(folders["gpt2"]), device_map="auto")
-    monkeypatch.setattr(models, "other_memory", lambda: need)
+    monkeypatch.setattr(models, "gpu_memory", lambda: need)
     assert load(str(folders["gpt2"]), device_map={"": "cpu"}).device.type == "cpu"
 
 

@@ -1,4 +1,4 @@
-"""mixture.py and weight_rules.py: what holds for all logits, k, temperature and alpha."""
+"""mixture.py and weight_rules.py: what holds for all logits and settings."""
 
 import math
 import subprocess

@@ -160,7 +160,7 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_read(
     numbers = sum(p.numel() for p in tiny_model("gpt2").parameters())
     assert checkpoints.count_parameters(folder) == numbers  # from the headers alone
     monkeypatch.setattr(models, "free_memory", lambda: numbers * 4)
-    monkeypatch.setattr(models, "_read", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(models, "_read_model", lambda *_: pytest.fail("it was read"))
     kind, message = refusal(str(folder), device="cpu")
     assert kind is MemoryError and "GB" in message
 
@@ -174,7 +174,7 @@ def test_mps_is_kept_only_if_its_first_step_agrees(monkeypatch):
         steps = iter([torch.zeros(5), torch.full((5,), gap)])
         monkeypatch.setattr(models, "first_logits", lambda _: next(steps))
         moves.clear()
-        return models._place(model, "mps", asked)
+        return models._move(model, "mps", asked)
 
     assert placed(1e-4, "auto") is model and moves == ["mps"]
     with pytest.warns(UserWarning, match="using the CPU"):
