@@ -8,9 +8,12 @@ marker, line style or hatch beside each colour; type that is readable at half si
 """
 
 import functools
+from collections.abc import Callable, Iterable, Mapping
 
 import matplotlib
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness import alt_text
@@ -30,17 +33,20 @@ STYLE = {
     "text.parse_math": False, "svg.hashsalt": "concept-tokens", "svg.fonttype": "path",
 }
 # fmt: on
+GREY = "#555555"  # of reference lines and remarks
+REFERENCE = {"color": GREY, "linewidth": 1.6}
+CENTRED = {"ha": "center", "va": "center"}
 
 
-def styled(draw):
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Run a drawing function in the house style."""
 
     @functools.wraps(draw)
-    def inner(*args, **kwargs):
+    def draw_in_style(*args, **kwargs):
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return inner
+    return draw_in_style
 
 
 def _figure(frame, panel, title, width=9.0, height=5.2):
@@ -48,7 +54,7 @@ def _figure(frame, panel, title, width=9.0, height=5.2):
     values = [None] if panel is None else list(dict.fromkeys(frame[panel]))
     if not 1 <= len(values) <= 6:
         raise ValueError(f"panel={panel!r}: {len(values)} values; expected 1 to 6")
-    columns = min(len(values), 2)
+    columns = len(values[:2])
     rows = -(-len(values) // columns)
     figure = Figure(figsize=(width * (1 if columns == 1 else 1.5), height * rows))
     figure.set_layout_engine("constrained")
@@ -65,22 +71,21 @@ def _figure(frame, panel, title, width=9.0, height=5.2):
 
 
 def _series(frame, by):
-    """(index, label, rows) of each series; one nameless series without `by`."""
+    """(index, label, rows) of each series; one without a label if `by` is None."""
     if by is None:
         return [(0, None, frame)]
-    labels = list(dict.fromkeys(frame[by]))
-    if len(labels) > len(COLOURS):
+    values = list(dict.fromkeys(frame[by]))
+    if len(values) > len(COLOURS):
         raise ValueError(
-            f"by={by!r}: {len(labels)} series; expected {len(COLOURS)} at most"
+            f"by={by!r}: {len(values)} series; expected {len(COLOURS)} at most"
         )
-    return [(i, v, frame[frame[by] == v]) for i, v in enumerate(labels)]
+    return [(i, readable(v), frame[frame[by] == v]) for i, v in enumerate(values)]
 
 
-def _finish(axes, xlabel, ylabel, reference):
+def _finish(axes: Axes, xlabel: str, ylabel: str, reference) -> None:
+    """Draw reference lines, name the axes, and put the legend below the figure."""
     for (label, y), dash in zip((reference or {}).items(), ("--", ":", "-.", "-") * 3):
-        axes.axhline(
-            y, color="#555555", linestyle=dash, linewidth=1.6, label=readable(label)
-        )
+        axes.axhline(y, linestyle=dash, label=readable(label), **REFERENCE)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     figure, (handles, labels) = axes.figure, axes.get_legend_handles_labels()
@@ -92,41 +97,28 @@ def _finish(axes, xlabel, ylabel, reference):
 
 @styled
 def lines(
-    frame,
-    x,
-    y,
-    by=None,
-    low=None,
-    high=None,
-    title="",
-    xlabel="",
-    ylabel="",
-    reference=None,
-    panel=None,
-    logx=False,
-):
-    """Lines of y over x, one a value of `by`, with interval bands from low to high."""
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    reference: Mapping[str, float] | None = None,
+    panel: str | None = None,
+    logx: bool = False,
+) -> Figure:
+    """Draw lines of y over x, one a value of `by`, with bands from low to high."""
     figure, panels = _figure(frame, panel, title)
     for axes, part in panels:
         for i, label, rows in _series(part, by):
-            colour, label = COLOURS[i], None if label is None else readable(label)
-            axes.plot(
-                rows[x],
-                rows[y],
-                color=colour,
-                marker=MARKERS[i],
-                linestyle=DASHES[i],
-                label=label,
-            )
+            look = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+            axes.plot(rows[x], rows[y], label=label, **look)
             if low and high:
-                axes.fill_between(
-                    rows[x],
-                    rows[low],
-                    rows[high],
-                    color=colour,
-                    alpha=0.18,
-                    linewidth=0,
-                )
+                band = {"color": COLOURS[i], "alpha": 0.18, "linewidth": 0}
+                axes.fill_between(rows[x], rows[low], rows[high], **band)
         if logx:
             axes.set_xscale("log")
         _finish(axes, xlabel or x, ylabel or y, reference)
@@ -136,49 +128,35 @@ def lines(
 
 @styled
 def scatter(
-    frame,
-    x,
-    y,
-    by=None,
-    title="",
-    xlabel="",
-    ylabel="",
-    reference=None,
-    panel=None,
-    diagonal="",
-):
-    """Points of y over x, one colour and marker a value of `by`.
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str | None = None,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    reference: Mapping[str, float] | None = None,
+    panel: str | None = None,
+    diagonal: str = "",
+) -> Figure:
+    """Draw points of y over x, one colour and marker a value of `by`.
 
     diagonal: the name of the line y = x, where it is to be drawn.
     """
     figure, panels = _figure(frame, panel, title)
     for axes, part in panels:
         for i, label, rows in _series(part, by):
-            axes.scatter(
-                rows[x],
-                rows[y],
-                s=34,
-                color=COLOURS[i],
-                marker=MARKERS[i],
-                alpha=0.65,
-                linewidths=0,
-                label=None if label is None else readable(label),
-            )
+            look = {"s": 34, "color": COLOURS[i], "marker": MARKERS[i], "alpha": 0.65}
+            axes.scatter(rows[x], rows[y], linewidths=0, label=label, **look)
         if diagonal:
-            axes.axline(
-                (0, 0),
-                slope=1,
-                color="#555555",
-                linestyle="--",
-                linewidth=1.6,
-                label=diagonal,
-            )
+            axes.axline((0, 0), slope=1, linestyle="--", label=diagonal, **REFERENCE)
         _finish(axes, xlabel or x, ylabel or y, reference)
     figure.alt_text = alt_text.describe_points(frame, x, y, (panel, by))
     return figure
 
 
-def _ticks(values) -> dict:
+def _ticks(values: Iterable) -> dict:
+    """Tick labels, turned where they are too long to stand side by side."""
     labels = [readable(v) for v in values]
     long = max(map(len, labels)) * len(labels) > 50
     return {"labels": labels} | ({"rotation": 30, "ha": "right"} if long else {})
@@ -186,60 +164,39 @@ def _ticks(values) -> dict:
 
 @styled
 def bars(
-    frame,
-    x,
-    y,
-    by=None,
-    low=None,
-    high=None,
-    title="",
-    xlabel="",
-    ylabel="",
-    reference=None,
-    panel=None,
-):
-    """Grouped bars of y for each x, one colour and hatch a value of `by`, intervals.
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    reference: Mapping[str, float] | None = None,
+    panel: str | None = None,
+) -> Figure:
+    """Draw grouped bars of y for each x, one colour and hatch a value of `by`.
 
     Where one of a group has no row, "not run" stands in its place: it is not a zero.
     """
     figure, panels = _figure(frame, panel, title)
+    remark = {"rotation": 90, "ha": "center", "va": "bottom", "fontsize": 11}
     for axes, part in panels:
         places = {value: i for i, value in enumerate(dict.fromkeys(part[x]))}
         series = _series(part, by)
-        wide = 0.8 / len(series)
+        width = 0.8 / len(series)
         for i, label, rows in series:
-            at = [places[v] - 0.4 + wide * (i + 0.5) for v in rows[x]]
-            axes.bar(
-                at,
-                rows[y],
-                wide * 0.94,
-                color=COLOURS[i],
-                hatch=HATCHES[i],
-                edgecolor="white",
-                linewidth=0.8,
-                label=None if label is None else readable(label),
-            )
+            at = {v: places[v] - 0.4 + width * (i + 0.5) for v in places}
+            here = [at[v] for v in rows[x]]
+            look = {"color": COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white"}
+            axes.bar(here, rows[y], width * 0.94, linewidth=0.8, label=label, **look)
             if low and high:
                 reach = [rows[y] - rows[low], rows[high] - rows[y]]
-                axes.errorbar(
-                    at,
-                    rows[y],
-                    yerr=[r.clip(lower=0) for r in reach],
-                    fmt="none",
-                    ecolor="#222222",
-                    capsize=3,
-                )
+                look = {"fmt": "none", "ecolor": "#222222", "capsize": 3}
+                axes.errorbar(here, rows[y], [r.clip(lower=0) for r in reach], **look)
             for value in (v for v in places if v not in set(rows[x])):
-                axes.text(
-                    places[value] - 0.4 + wide * (i + 0.5),
-                    0,
-                    " not run",
-                    rotation=90,
-                    ha="center",
-                    va="bottom",
-                    fontsize=11,
-                    color="#555555",
-                )
+                axes.text(at[value], 0, " not run", color=GREY, **remark)
         axes.set_xticks(list(places.values()), **_ticks(places))
         axes.set_xlim(-0.6, len(places) - 0.4)
         axes.grid(False, axis="x")
@@ -250,28 +207,29 @@ def bars(
 
 @styled
 def dots(
-    frame, x, y, by=None, low=None, high=None, title="", xlabel="", reference=None
-):
-    """Points of x in rows y, top to bottom, with intervals; upright reference lines."""
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    by: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    title: str = "",
+    xlabel: str = "",
+    reference: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw points of x in rows y, with intervals, and upright reference lines."""
     places = {value: i for i, value in enumerate(dict.fromkeys(frame[y]))}
     figure, [(axes, frame)] = _figure(frame, None, title, height=0.62 * len(places) + 2)
     series = _series(frame, by)
     for i, label, rows in series:
         at = [places[v] + 0.34 * (i - (len(series) - 1) / 2) for v in rows[y]]
-        label = None if label is None else readable(label)
         axes.plot(rows[x], at, MARKERS[i], color=COLOURS[i], markersize=9, label=label)
         if low and high:
             axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)
+    above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
     for (label, value), dash in zip((reference or {}).items(), DASHES):
-        axes.axvline(value, color="#555555", linestyle=dash, linewidth=1.6)
-        axes.annotate(
-            readable(label),
-            (value, 1),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            va="bottom",
-            fontsize=12,
-        )
+        axes.axvline(value, linestyle=dash, **REFERENCE)
+        axes.annotate(readable(label), (value, 1), fontsize=12, **above)
     axes.set_title(title, pad=24)
     axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
     axes.invert_yaxis()
@@ -283,29 +241,30 @@ def dots(
 
 @styled
 def heatmap(
-    frame, x, y, value, title="", xlabel="", ylabel="", label="", panel=None, digits=2
-):
-    """A grid of `value`, x across and y down, with each number written in its cell."""
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    value: str,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    label: str = "",
+    panel: str | None = None,
+    digits: int = 2,
+) -> Figure:
+    """Draw a grid of `value`, x across and y down, each number written in its cell."""
     figure, panels = _figure(frame, panel, title)
     low, high = frame[value].min(), frame[value].max()
     for axes, part in panels:
         order = {c: list(dict.fromkeys(part[c])) for c in (x, y)}
         grid = part.pivot(index=y, columns=x, values=value).loc[order[y], order[x]]
-        image = axes.imshow(
-            grid.to_numpy(float), cmap="cividis", vmin=low, vmax=high, aspect="auto"
-        )
-        for (i, j), v in ((p, grid.iat[p]) for p in _places(grid.shape)):
-            dark = (v - low) < 0.6 * (high - low)
-            if grid.size <= 150 and pd.notna(v):
-                axes.text(
-                    j,
-                    i,
-                    f"{v:.{digits}f}",
-                    ha="center",
-                    va="center",
-                    fontsize=12,
-                    color="white" if dark else "black",
-                )
+        scale = {"cmap": "cividis", "vmin": low, "vmax": high}
+        image = axes.imshow(grid.to_numpy(float), aspect="auto", **scale)
+        for (i, j), number in np.ndenumerate(grid.to_numpy(float)):
+            dark = (number - low) < 0.6 * (high - low)
+            look = CENTRED | {"fontsize": 12, "color": "white" if dark else "black"}
+            if grid.size <= 150 and pd.notna(number):
+                axes.text(j, i, f"{number:.{digits}f}", **look)
         axes.set_xticks(range(len(order[x])), **_ticks(order[x]))
         axes.set_yticks(range(len(order[y])), [readable(v) for v in order[y]])
         axes.grid(False)
@@ -315,47 +274,31 @@ def heatmap(
     return figure
 
 
-def _places(shape):
-    return [(i, j) for i in range(shape[0]) for j in range(shape[1])]
-
-
 @styled
-def mixture_bars(frame, step="step", token="token", prob="prob", panel=None, title=""):
-    """Each step's mixture as one bar: its tokens, widest first, the rest in grey."""
+def mixture_bars(
+    frame: pd.DataFrame,
+    step: str = "step",
+    token: str = "token",
+    prob: str = "prob",
+    panel: str | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw each step's mixture as a bar: its tokens, widest first, the rest in grey."""
     figure, panels = _figure(frame, panel, title, height=4.2)
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
+    look = CENTRED | {"fontsize": 13, "color": "black", "bbox": box}
+    letters = 44 if panel is None else 30  # that a whole bar has room for
     for axes, part in panels:
         steps = list(dict.fromkeys(part[step]))
         for i, value in enumerate(steps):
             rows = part[part[step] == value].sort_values(prob, ascending=False)
             left = 0.0
             for rank, (name, p) in enumerate(zip(rows[token], rows[prob])):
-                colour = COLOURS[rank % 6]
-                axes.barh(
-                    i,
-                    p,
-                    0.78,
-                    left=left,
-                    color=colour,
-                    edgecolor="white",
-                    hatch=HATCHES[rank % 7],
-                )
-                room = int(p * (44 if panel is None else 30))
+                fill = {"color": COLOURS[rank % 6], "hatch": HATCHES[rank % 7]}
+                axes.barh(i, p, 0.78, left=left, edgecolor="white", **fill)
+                room = int(p * letters)
                 if room >= min(5, len(readable(name))):
-                    axes.text(
-                        left + p / 2,
-                        i,
-                        readable(name, room),
-                        ha="center",
-                        va="center",
-                        fontsize=13,
-                        color="black",
-                        bbox={
-                            "facecolor": "white",
-                            "edgecolor": "none",
-                            "pad": 1.5,
-                            "alpha": 0.85,
-                        },
-                    )
+                    axes.text(left + p / 2, i, readable(name, room), **look)
                 left += p
             axes.barh(i, max(0.0, 1 - left), 0.78, left=left, color="#DDDDDD")
         axes.set_yticks(range(len(steps)), [str(s) for s in steps])
@@ -367,41 +310,37 @@ def mixture_bars(frame, step="step", token="token", prob="prob", panel=None, tit
 
 
 @styled
-def table(frame, title="", most=44, split=None):
-    """A frame of text and rounded numbers as a picture. split: where cells break."""
+def table(
+    frame: pd.DataFrame, title: str = "", most: int = 44, split: str | None = None
+) -> Figure:
+    """Draw a frame of text and rounded numbers as a picture.
+
+    most: characters of a line in a cell. split: where the text of a cell breaks.
+    """
     rows = frame.itertuples(index=False)
     text = [[_cell(v, most, split) for v in row] for row in rows]
     heads = [str(c) for c in frame.columns]
-    lines = [
-        [line for r in [heads, *text] for line in r[i].split("\n")]
-        for i in range(len(heads))
-    ]
-    widths = [max(map(len, column)) + 2 for column in lines]
+    columns = ["\n".join(column).split("\n") for column in zip(heads, *text)]
+    widths = [max(map(len, column)) + 2 for column in columns]
     tall = max((cell.count("\n") for row in text for cell in row), default=0)
     room = len(text) * (1 + 0.6 * tall) + 2.4  # in lines
     figure = Figure(figsize=(max(6.0, 0.135 * sum(widths)), 0.46 * room))
     axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 - 0.6 / room))
     axes.axis("off")
-    drawn = axes.table(
-        text,
-        colLabels=heads,
-        cellLoc="left",
-        colLoc="left",
-        bbox=(0, 0, 1, 1),
-        colWidths=[w / sum(widths) for w in widths],
-    )
+    shares = [width / sum(widths) for width in widths]
+    layout = {"cellLoc": "left", "colLoc": "left", "bbox": (0, 0, 1, 1)}
+    drawn = axes.table(text, colLabels=heads, colWidths=shares, **layout)
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(13)
     for (row, _), cell in drawn.get_celld().items():
         cell.set(edgecolor="#CCCCCC", facecolor="#EAF1F6" if row == 0 else "white")
     figure.text(0.01, 0.99, title, va="top", fontsize=16)
-    figure.alt_text = alt_text.describe_table(
-        [[c.replace("\n", ", ") for c in row] for row in text], heads
-    )
+    one_line = [[cell.replace("\n", ", ") for cell in row] for row in text]
+    figure.alt_text = alt_text.describe_table(one_line, heads)
     return figure
 
 
-def _cell(value, most: int, split=None) -> str:
+def _cell(value: object, most: int, split: str | None = None) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     pieces = str(value).split(split) if split else [value]
