@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from experiments.prompts import FRAMES
 from experiments.translation import readers
 from harness.safe_text import readable
 from helpers.batching import prompt_embeds
@@ -55,12 +56,14 @@ def look(
 ) -> Look:
     """Write `steps` concept tokens after a prompt; read each, and go on after them all.
 
-    way: a frame of helpers.reading. ValueError for a bad prompt or settings.
+    way: a frame of experiments.prompts. ValueError for a bad prompt or settings.
     """
     trace = generate_concepts(lm, prompt, steps, config)
     ids, vectors = trace.tokens[0], trace.vectors[0, : int(trace.lengths[0])]
     why = readers.unavailable_reason(lm, way)
-    read = [why] * len(ids) if why else readers.READERS[way](lm, vectors, 12).texts
+    read = (
+        [why] * len(ids) if why else readers.read_in_frame(lm, way, vectors, 12).texts
+    )
     near = readers.nearest_token(lm, vectors)
     found = []
     for t, text in enumerate(read):
@@ -135,7 +138,7 @@ class Playground:
             1.0, min=0, max=5, step=0.1, description="gate (nats)", **slow
         )
         self.norm = w.Dropdown(options=NORMS, description="clip to", **wide)
-        ways = ["completion", *(way for way in readers.READERS if way != "completion")]
+        ways = ["completion", *(way for way in FRAMES if way != "completion")]
         self.way = w.Dropdown(options=ways, description="read by", **wide)
         self.page = w.HTML()
         left = [self.prompt, self.model, self.steps, self.way, self.norm]

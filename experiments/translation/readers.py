@@ -1,13 +1,17 @@
 """Ways of reading a concept token back.
 
-    instruction, completion, direct, nearest_token   the write-up's four (3.2)
-    patchscopes, selfie                              two from the literature
-    Reading                                          what came back, whole and sliced
-    refed, by_generate                               two ways in which it may go wrong
+    read_in_frame         what a model answers with a concept token in a frame's slot
+    Reading               what came back, decoded whole and sliced
+    nearest_token         the write-up's fourth way (3.2): the nearest embedding
+    frame_table           the frames, for reading; available_ways: those a model has
+    unavailable_reason    why a frame cannot be tried on a model; unavailable_cells: all
+    fill_frame, decode_rows, first_token_probs   the steps of reading, one by one
 
-Every way takes a batch: concept tokens (B,T,D), (B,D) or a list of (T_i,D), or texts
-(the ceiling: the same content in words), and gives one Reading. A slot in a frame
-takes the place of a word and of the space before it, as a token " word" does.
+The frames (experiments.prompts.FRAMES) are the write-up's instruction, completion and
+direct, and two from the literature, patchscopes and selfie. Every function takes a
+batch x: concept tokens (B,T,D), (B,D) or a list of (T_i,D), or texts (the ceiling: the
+same content in words). A slot in a frame takes the place of a word and of the space
+before it, as a token " word" does.
 
 Slicing: the write-up's Table 4.2 looks like text decoded from `output[prompt_len:]`,
 which drops the first prompt_len *new* tokens when the prompt was given as embeddings.
@@ -16,23 +20,27 @@ That its authors did so is an inference; `Reading.sliced` shows what it would gi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from experiments.metrics import nearest_rows
 from experiments.prompts import FRAMES
+from experiments.translation.stimuli import has_chat
 from helpers.batching import next_logits
 from helpers.decode import continue_from
 from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from helpers.models import LM
 
-BATCH = 256  # rows a forward
+BATCH = 256  # rows a forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +49,7 @@ class Reading:
 
     ids: list[list[int]]
     prompt_lengths: list[int]
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def texts(self) -> list[str]:
@@ -51,90 +59,83 @@ class Reading:
     @property
     def sliced(self) -> list[str]:
         """The same ids after `[prompt_len:]`: inferred to be what Table 4.2 shows."""
-        return self.cut(self.prompt_lengths)
-
-    def cut(self, offsets: list[int]) -> list[str]:
-        """The new text without its first tokens, as many as `offsets` says."""
-        kept = [ids[n:] for ids, n in zip(self.ids, offsets)]
+        kept = [ids[n:] for ids, n in zip(self.ids, self.prompt_lengths)]
         return self.tokenizer.batch_decode(kept, skip_special_tokens=True)
 
 
-def instruction(lm: LM, x, max_new_tokens: int = 50) -> Reading:
-    """Please translate the following: [x], as a user's turn (write-up 3.2, way 1)."""
-    return _read(lm, "instruction", x, max_new_tokens)
-
-
-def completion(lm: LM, x, max_new_tokens: int = 50) -> Reading:
-    """The meaning of [x] in plain English is ... (write-up 3.2, way 2)."""
-    return _read(lm, "completion", x, max_new_tokens)
-
-
-def direct(lm: LM, x, max_new_tokens: int = 50) -> Reading:
-    """[x] alone (write-up 3.2, way 3)."""
-    return _read(lm, "direct", x, max_new_tokens)
-
-
-def patchscopes(lm: LM, x, max_new_tokens: int = 50) -> Reading:
-    """cat -> cat; dog -> dog; [x] -> ... (Ghandeharioun et al. 2024, 2401.06102)."""
-    return _read(lm, "patchscopes", x, max_new_tokens)
-
-
-def selfie(lm: LM, x, max_new_tokens: int = 50) -> Reading:
-    """[x] five times inside an instruction (Chen et al. 2024, 2403.10949)."""
-    return _read(lm, "selfie", x, max_new_tokens)
+def read_in_frame(lm: LM, way: str, x, max_new_tokens: int = 50) -> Reading:
+    """Continue greedily after a way's frame with x in its slot, one row of x a row."""
+    return decode_rows(lm, fill_frame(lm, way, x), max_new_tokens)
 
 
 def nearest_token(lm: LM, x: Tensor, metric: str = "cosine") -> Tensor:
-    """Id of the nearest token (write-up 3.2, way 4): concepts (...,D) -> (...).
+    """Find the token whose embedding is nearest: concepts (...,D) -> ids (...).
 
     metric: dot, cosine, l2 or centred (cosine after taking off the mean embedding).
     """
     return nearest_rows(x, lm.embed[: lm.used], metric)
 
 
-WAYS = (instruction, completion, direct, patchscopes, selfie)
-READERS = {way.__name__: way for way in WAYS}
+def frame_table() -> pd.DataFrame:
+    """The frames by name: text, whether one needs a chat template, and source."""
+    return pd.DataFrame(FRAMES.values()).set_index("name")
+
+
+def available_ways(lm: LM) -> list[str]:
+    """List the frames that this model can be asked in."""
+    return [way for way in FRAMES if not unavailable_reason(lm, way)]
 
 
 def unavailable_reason(lm: LM, way: str) -> str:
-    """Why a way cannot be tried on this model; empty when it can."""
-    if FRAMES[way].chat and getattr(lm.tokenizer, "chat_template", None) is None:
+    """Say why a way cannot be tried on this model; "" when it can."""
+    if FRAMES[way].chat and not has_chat(lm):
         return f"the {way} frame needs a chat template and this model has none"
     return ""
 
 
+def unavailable_cells(lms: dict[str, LM]) -> dict[str, str]:
+    """Reasons of the frames that cannot be tried: "model, way" -> reason."""
+    return {
+        f"{name}, {way}": reason
+        for name, lm in lms.items()
+        for way in FRAMES
+        if (reason := unavailable_reason(lm, way))
+    }
+
+
 def fill_frame(lm: LM, way: str, x) -> list[Tensor]:
-    """Embeddings (L_i,D) of a way's frame with x in its slot, one a row of x."""
-    if way not in READERS:
-        raise ValueError(f"way must be one of {', '.join(READERS)}, not {way!r}")
+    """Embed a way's frame with x in its slot: (L_i,D), one a row of x.
+
+    ValueError for an unknown way, or a chat frame where there is no chat template.
+    """
+    if way not in FRAMES:
+        raise ValueError(f"way must be one of {', '.join(FRAMES)}, not {way!r}")
     chat, text = FRAMES[way].chat, FRAMES[way].text
     if chat:
         text = chat_prompt(lm, text)  # it writes its own special tokens
     if len(x) and isinstance(x[0], str):
-        return [_rows(lm, text.replace("{x}", word.strip()), not chat) for word in x]
+        texts = [text.replace("{x}", word.strip()) for word in x]
+        return [_embed_text(lm, filled, not chat) for filled in texts]
     *before, after = text.split("{x}")
     head, *joints = [piece.rstrip(" ") for piece in before]
-    head, tail = _rows(lm, head, not chat), _rows(lm, after)
-    joints = [_rows(lm, piece) for piece in joints]
-    out = []
+    head, tail = _embed_text(lm, head, not chat), _embed_text(lm, after)
+    joints = [_embed_text(lm, piece) for piece in joints]
+    rows = []
     for slot in x:
         slot = (slot[None] if slot.ndim == 1 else slot).to(lm.device, lm.dtype)
         row = torch.cat([head, slot, *(p for j in joints for p in (j, slot)), tail])
-        out.append(row if len(row) else _embed(lm, lm.eos_ids[:1] or (0,)))
-    return out
+        rows.append(row if len(row) else _embed_ids(lm, lm.eos_ids[:1] or (0,)))
+    return rows
 
 
 def decode_rows(lm: LM, rows: list[Tensor], max_new_tokens: int = 50) -> Reading:
     """Continue rows of embeddings (L_i,D) greedily, in batches of like length."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    got = continue_from(
-        lm, [rows[i] for i in order], max_new_tokens=max_new_tokens, return_ids=True,
-        batch_size=BATCH,
-    )  # fmt: skip
-    ids = [None] * len(rows)
-    for i, new in zip(order, got):
-        ids[i] = new
-    return Reading(ids, [len(row) for row in rows], lm.tokenizer)
+    inputs, how = [rows[i] for i in order], {"return_ids": True, "batch_size": BATCH}
+    new = continue_from(lm, inputs, max_new_tokens=max_new_tokens, **how)
+    ids = dict(zip(order, new))
+    lengths = [len(row) for row in rows]
+    return Reading([ids[i] for i in range(len(rows))], lengths, lm.tokenizer)
 
 
 def first_token_probs(lm: LM, way: str, x) -> Tensor:
@@ -142,15 +143,10 @@ def first_token_probs(lm: LM, way: str, x) -> Tensor:
     return next_logits(lm, fill_frame(lm, way, x), batch_size=BATCH).softmax(-1)
 
 
-def _read(lm, way, x, max_new_tokens):
-    return decode_rows(lm, fill_frame(lm, way, x), max_new_tokens)
+def _embed_text(lm: LM, text: str, special: bool = False) -> Tensor:
+    """Embeddings (L,D) of a text; special: with the tokenizer's own start and end."""
+    return _embed_ids(lm, lm.tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
-def _rows(lm, text, special=False):
-    """Embeddings (L,D) of a piece of text; `special` with the tokenizer's own marks."""
-    ids = lm.tokenizer(text, add_special_tokens=special)["input_ids"]
-    return _embed(lm, ids)
-
-
-def _embed(lm, ids):
+def _embed_ids(lm: LM, ids: Iterable[int]) -> Tensor:
     return lm.embed[torch.tensor(list(ids), dtype=torch.long, device=lm.device)]

@@ -1,80 +1,141 @@
-"""What the ways of reading gave back, scored.
+"""What the ways of reading gave back, scored (R2, R3).
 
-    read_back, recall       R2: every way on every source, with floor and ceilings
-    in_frames               R6: the same over all ways, on one scale
-    table_rows, bar_rows    Table 4.2 in numbers, decoded whole and sliced
-    examples                the best and the worst items of a way, as text
-    members                 do likelier members get likelier answers?
-    nearest_rows            R3: is the nearest token the top token?
-    follow_up               R4: does what follows a concept token loop?
-    cut_rows                R5: what `output[prompt_len:]` makes of an answer
+    read_back, read_every_way   every way on every condition, one row a reading
+    recall, recall_by_way       R2: shares of contents said, with floor and ceilings
+    frame_score                 the same over all ways, on one scale
+    recall_table, recall_bars   Table 4.2 in numbers, decoded whole and sliced
+    member_table                what else was said: right answers and lighter members
+    examples, example_table     the best and the worst items of a way, as text
+    member_ranks, rank_table    do likelier members get likelier answers?
+    nearest_matches             R3: is the nearest token the top token?
+    nearest_shares, nearest_parts   the same by bin of p_max, and what R3 is judged by
+    estimate_columns, mean_by   estimates as columns of a frame
 
-Rows are plain dicts; numbers with intervals are stats.Estimate.
+A row is a plain dict; a cell is one model and way, with its parts: name -> Estimate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 
-from experiments import hf_reference, prompts, scoring
+from experiments import scoring
 from experiments.floors import random_like
-from experiments.metrics import loops, rouge_l
+from experiments.metrics import rouge_l
+from experiments.prompts import SUITES
 from experiments.stats import Estimate, bootstrap, normalised_score
 from experiments.translation import readers, stimuli
+from experiments.translation.in_loop import BINS, bin_names
+from harness.safe_text import readable
 
 if TYPE_CHECKING:
-    from experiments.translation.stimuli import Concepts
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.prompts import Item
+    from experiments.translation.stimuli import Concept
     from helpers.models import LM
 
-# Qwen2.5 writes "Париж" (Paris) as three tokens; without the first it reads "ариж", the
-# string of the write-up's 4.2. tests/experiments checks it with the tokenizer.
-PARIS = ((16854, "П"), (125947, "ари"), (16964, "ж"))
+    Cells = dict[tuple[str, str], dict[str, Estimate]]  # (model, way) -> parts
+
+BARS = {  # of the figure, and the parts they show
+    "content as text (ceiling)": "ceiling",
+    "top token alone": "one_hot",
+    "concept token": "recall",
+    "concept token, sliced": "recall_sliced",
+    "highest floor": "floor",
+}
+MEMBER_PARTS = ("recall", "gold", "second", "second_floor", "further", "replaced")
+METRICS = ("dot", "cosine", "l2", "centred")
+
+
+def estimate_columns(e: Estimate) -> dict[str, float]:
+    """An estimate as columns value, low, high, n."""
+    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+
+
+def mean_by(
+    frame: pd.DataFrame, keys: list[str], column: str, seed: int = 0
+) -> pd.DataFrame:
+    """Estimate a column's mean in each group: keys, value, low, high, n."""
+    groups = frame.groupby(keys, observed=True, sort=False)[column]
+    return pd.DataFrame(
+        [
+            dict(zip(keys, key)) | estimate_columns(bootstrap(values, seed=seed))
+            for key, values in groups
+        ]
+    )
 
 
 def read_back(
-    lm: LM, ways: list[str], given: dict[str, list], wanted: list[dict],
+    lm: LM,
+    ways: list[str],
+    conditions: dict[str, list],
+    answers: list[dict],
     max_new_tokens: int = 50,
-) -> list[dict]:  # fmt: skip
-    """Read every source of `given` (contents.sources) by every way.
+) -> list[dict]:
+    """Read every condition (stimuli.conditions) by every way.
 
-    wanted: for each item the phrases that count as its content, gold answer, second
-    and further members (contents.wanted). -> one row a way, source and item:
+    answers: for each item the phrases that count as its content, gold answer, second
+    and further members (stimuli.reference_answers). -> one row a way, source and item:
     prompt_length in tokens, text, sliced (the same after [prompt_length:]), and what
     was said: content, gold, second, further, content_sliced (0, 1; None: nothing to).
     """
     rows = []
     for way in ways:
-        names, inputs = [], []
-        for name, slots in given.items():
-            slots = slots[:1] if name == "left out" else slots  # its rows are all alike
-            names += [(name, b) for b in range(len(slots))]
+        places, inputs = [], []
+        for source, slots in conditions.items():
+            alike = source == "left out"  # its rows are all the same: read one
+            slots = slots[:1] if alike else slots
+            items = [range(len(answers))] if alike else [[b] for b in range(len(slots))]
+            places += [(source, numbers) for numbers in items]
             inputs += readers.fill_frame(lm, way, slots)
         got = readers.decode_rows(lm, inputs, max_new_tokens)
-        for (name, b), *read in zip(names, got.prompt_lengths, got.texts, got.sliced):
-            for i in range(len(wanted)) if name == "left out" else [b]:
-                rows.append(
-                    {"way": way, "source": name, "item": i} | _said(*read, wanted[i])
-                )
+        read = zip(places, got.prompt_lengths, got.texts, got.sliced)
+        for (source, numbers), length, text, sliced in read:
+            facts = {"prompt_length": length, "text": text, "sliced": sliced}
+            rows += [
+                {"way": way, "source": source, "item": i, **facts}
+                | _said(text, sliced, answers[i])
+                for i in numbers
+            ]
     return rows
 
 
-def _said(length, text, sliced, wanted):
+def _said(text: str, sliced: str, answers: dict) -> dict[str, int | None]:
     said = {
-        k: int(scoring.contains_answer(text, w)) if w else None
-        for k, w in wanted.items()
+        name: int(scoring.contains_answer(text, phrases)) if phrases else None
+        for name, phrases in answers.items()
     }
-    said["content_sliced"] = int(scoring.contains_answer(sliced, wanted["content"]))
-    return {"prompt_length": length, "text": text, "sliced": sliced, **said}
+    cut = scoring.contains_answer(sliced, answers["content"])
+    return {**said, "content_sliced": int(cut)}
+
+
+def read_every_way(
+    lms: dict[str, LM],
+    written: dict[str, tuple[list[Item], list[Concept]]],
+    max_new_tokens: int = 50,
+    seed: int = 0,
+) -> dict[str, list[dict]]:
+    """read_back for each model: what it has written, in every frame it has."""
+    rows = {}
+    for name, lm in lms.items():
+        items, concepts = written[name]
+        answers = stimuli.reference_answers(lm, items, concepts)
+        conditions = stimuli.conditions(lm, concepts, seed)
+        ways = readers.available_ways(lm)
+        rows[name] = read_back(lm, ways, conditions, answers, max_new_tokens)
+    return rows
 
 
 def recall(rows: list[dict], way: str, seed: int = 0) -> dict[str, Estimate]:
-    """One way's cell of Table 4.2 in numbers, with intervals over items.
+    """Estimate one way's cell of Table 4.2 in numbers, with intervals over items.
 
     recall, recall_sliced: of the mixture's content; ceilings one_hot and ceiling (the
-    content as text, with ceiling_sliced); floor: the highest of contents.FLOORS; gold,
+    content as text, with ceiling_sliced); floor: the highest of stimuli.FLOORS; gold,
     second, further: of the right answer and the lighter members, second_floor after
     other runners-up; empty, empty_sliced: shares of empty texts; prompt_length; and,
     where the frame is understood in text, scaled: recall between floor 0 and ceiling 1.
@@ -88,21 +149,31 @@ def recall(rows: list[dict], way: str, seed: int = 0) -> dict[str, Estimate]:
     said = {
         "recall": column("mixture"),
         "recall_sliced": column("mixture", "content_sliced"),
-        "one_hot": column("one-hot"), "ceiling": column("text"), "floor": floor,
+        "one_hot": column("one-hot"),
+        "ceiling": column("text"),
+        "floor": floor,
         "ceiling_sliced": column("text", "content_sliced"),
         "replaced": column("runners-up replaced"),
         "second_floor": column("runners-up replaced", "second"),
         "prompt_length": column("mixture", "prompt_length"),
         "empty": [not text.strip() for text in column("mixture", "text")],
         "empty_sliced": [not text.strip() for text in column("mixture", "sliced")],
-    }  # fmt: skip
+    }
     said |= {name: column("mixture", name) for name in ("gold", "second", "further")}
-    out = {name: bootstrap(x, seed=seed) for name, x in said.items() if x}
-    if out["ceiling"].low > out["floor"].high:
-        out["scaled"] = normalised_score(
-            said["recall"], floor, said["ceiling"], seed=seed
-        )
-    return out
+    parts = {name: bootstrap(x, seed=seed) for name, x in said.items() if x}
+    if parts["ceiling"].low > parts["floor"].high:
+        scaled = normalised_score(said["recall"], floor, said["ceiling"], seed=seed)
+        parts["scaled"] = scaled
+    return parts
+
+
+def recall_by_way(readings: dict[str, list[dict]], seed: int = 0) -> Cells:
+    """recall of each model and way it was read by."""
+    return {
+        (name, way): recall(rows, way, seed)
+        for name, rows in readings.items()
+        for way in dict.fromkeys(r["way"] for r in rows)
+    }
 
 
 def frame_score(rows: list[dict], seed: int = 0) -> Estimate | None:
@@ -121,224 +192,225 @@ def frame_score(rows: list[dict], seed: int = 0) -> Estimate | None:
     return normalised_score(mixed, sum(floors), text, seed=seed)
 
 
-def table_rows(cells: dict[tuple[str, str], dict]) -> list[dict]:
-    """Table 4.2 with numbers for adjectives: one row a (model, way)."""
-    return [
+def recall_table(cells: Cells) -> pd.DataFrame:
+    """Table 4.2 with numbers for adjectives: one row a model and way."""
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "way": way,
+                "tokens": round(cell["prompt_length"].value),
+                "text": _interval(cell["ceiling"]),
+                "concept token": _interval(cell["recall"]),
+                "floor": round(cell["floor"].value, 2),
+                "empty": round(cell["empty"].value, 2),
+                "sliced": _interval(cell["recall_sliced"]),
+                "sliced, empty": round(cell["empty_sliced"].value, 2),
+                "understood": "yes" if "scaled" in cell else "no",
+            }
+            for (model, way), cell in cells.items()
+        ]
+    )
+
+
+def recall_bars(cells: Cells) -> pd.DataFrame:
+    """The same as tidy rows, one a bar: model, way, what, value, low, high, n."""
+    return pd.DataFrame(
+        [
+            {"model": model, "way": way, "what": what, **estimate_columns(cell[part])}
+            for (model, way), cell in cells.items()
+            for what, part in BARS.items()
+        ]
+    )
+
+
+def member_table(cells: Cells) -> pd.DataFrame:
+    """Recall of content, right answer and lighter members, one row a cell."""
+    return pd.DataFrame(
         {
-            "model": model, "way": way, "tokens": round(cell["prompt_length"].value),
-            "text": format_interval(cell["ceiling"]),
-            "concept token": format_interval(cell["recall"]),
-            "floor": round(cell["floor"].value, 2),
-            "empty": round(cell["empty"].value, 2),
-            "sliced": format_interval(cell["recall_sliced"]),
-            "sliced, empty": round(cell["empty_sliced"].value, 2),
-            "understood": "yes" if "scaled" in cell else "no",
+            cell: {p: _interval(parts[p]) for p in MEMBER_PARTS if p in parts}
+            for cell, parts in cells.items()
         }
-        for (model, way), cell in cells.items()
-    ]  # fmt: skip
+    ).T
 
 
-def format_interval(e: Estimate) -> str:
+def _interval(e: Estimate) -> str:
     """value (low–high), to two digits."""
     return f"{e.value:.2f} ({e.low:.2f}–{e.high:.2f})"
 
 
-def bar_rows(cells: dict[tuple[str, str], dict]) -> list[dict]:
-    """The same as tidy rows: model, way, what, value, low, high, n."""
-    shown = {
-        "content as text (ceiling)": "ceiling", "top token alone": "one_hot",
-        "concept token": "recall", "concept token, sliced": "recall_sliced",
-        "highest floor": "floor",
-    }  # fmt: skip
-    return [
-        {"model": model, "way": way, "what": what, **estimate_columns(cell[part])}
-        for (model, way), cell in cells.items()
-        for what, part in shown.items()
-    ]
-
-
-def estimate_columns(e: Estimate) -> dict:
-    """An estimate as columns value, low, high, n."""
-    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
-
-
-def mean_columns(values, seed: int = 0) -> dict:
-    """The mean of some values as the same columns."""
-    return estimate_columns(bootstrap(list(values), seed=seed))
-
-
-def examples(rows: list[dict], way: str, concepts: Concepts, tokenizer, n: int = 3):
-    """The n best and n worst items of a way: what was fed and what came back, as text.
+def examples(
+    rows: list[dict],
+    way: str,
+    concepts: list[Concept],
+    tokenizer: PreTrainedTokenizerBase,
+    n: int = 3,
+) -> list[dict]:
+    """Pick the n best and n worst items of a way: what was fed, what came back.
 
     Best: the content was said, and the words are most like those after the content as
     text. Equal items keep their order. -> rows rank, content, concept token (its three
     heaviest members), read back, sliced, as text.
     """
 
-    def texts(source):
+    def by_item(source):
         return {r["item"]: r for r in rows if (r["way"], r["source"]) == (way, source)}
 
-    mixed, plain = texts("mixture"), texts("text")
-    like = {b: _like(mixed[b], plain[b]) for b in mixed}
+    mixed, plain = by_item("mixture"), by_item("text")
+    like = {b: _likeness(mixed[b]["text"], plain[b]["text"]) for b in mixed}
     order = sorted(mixed, key=lambda b: (-mixed[b]["content"], -like[b]))
     picked = [(f"best {k + 1}", b) for k, b in enumerate(order[:n])]
     picked += [(f"worst {k + 1}", b) for k, b in enumerate(order[: -n - 1 : -1])]
-    out = []
-    for rank, b in picked:
-        p, i = concepts.probs[b], concepts.indices[b]
-        heavy = zip(p[0, :3].tolist(), i[0, :3].tolist())
-        mix = ", ".join(f"{w:.0%}{tokenizer.decode([k])}" for w, k in heavy)
-        more = f"; {len(p) - 1} more vectors" if len(p) > 1 else ""
-        out.append({
-            "rank": rank, "content": concepts.texts[b], "concept token": mix + more,
-            "read back": mixed[b]["text"], "sliced": mixed[b]["sliced"],
+    return [
+        {
+            "rank": rank,
+            "content": concepts[b].text,
+            "concept token": _heaviest_members(concepts[b], tokenizer),
+            "read back": mixed[b]["text"],
+            "sliced": mixed[b]["sliced"],
             "as text": plain[b]["text"],
-        })  # fmt: skip
-    return out
+        }
+        for rank, b in picked
+    ]
 
 
-def _like(a, b):
-    """ROUGE-L of two readings' words."""
-    a, b = scoring.normalise_words(a["text"]), scoring.normalise_words(b["text"])
+def _heaviest_members(concept: Concept, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The three heaviest members of the first vector, and how many vectors follow."""
+    probs, indices = concept.probs[0, :3].tolist(), concept.indices[0, :3].tolist()
+    mix = ", ".join(f"{p:.0%}{tokenizer.decode([i])}" for p, i in zip(probs, indices))
+    more = len(concept.probs) - 1
+    return mix + (f"; {more} more vectors" if more else "")
+
+
+def _likeness(a: str, b: str) -> float:
+    """ROUGE-L of two texts' words."""
+    a, b = scoring.normalise_words(a), scoring.normalise_words(b)
     number = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
     return rouge_l([number[w] for w in a], [number[w] for w in b])
 
 
-def member_ranks(
-    lm: LM, way: str, concepts: Concepts, seed: int = 0, least: float = 0.02
-) -> list[dict]:
-    """Do likelier members get likelier answers? For single vectors of 3 to 6 members.
+def example_table(
+    lms: dict[str, LM],
+    readings: dict[str, list[dict]],
+    written: dict[str, tuple[list[Item], list[Concept]]],
+    ways: Iterable[str] = ("instruction", "completion", "direct"),
+) -> pd.DataFrame:
+    """examples of each model by each of the ways it has, made safe to show."""
+    rows = [
+        {"model": name, "way": way, **row}
+        for name, lm in lms.items()
+        for way in readers.available_ways(lm)
+        if way in ways
+        for row in examples(readings[name], way, written[name][1], lm.tokenizer)
+    ]
+    frame = pd.DataFrame(rows).set_index(["model", "way", "rank"])
+    return frame.map(lambda text: readable(text, 48))
 
-    A member's answer is the first token the way gives for that member alone. -> one row
-    an item: rank correlation of the members' weights with the probability of their
-    answers after the mixture, after its top token alone, and after another prompt's.
+
+def member_ranks(
+    lm: LM, way: str, concepts: list[Concept], seed: int = 0, least: float = 0.02
+) -> list[dict]:
+    """Correlate weights with answers, in single vectors of 3 to 6 members.
+
+    A member's answer is the first token the way gives for that member alone; members
+    count from a weight of `least`. -> one row an item: rank correlation of the weights
+    with the probability of the answers after the mixture, after its top token alone,
+    and after another prompt's mixture.
     """
     picked = []
-    for b, (p, i) in enumerate(zip(concepts.probs, concepts.indices)):
-        n = min(int((p[0] >= least).sum()), 6)
-        if len(p) == 1 and n >= 3:
-            picked.append((b, p[0, :n], i[0, :n]))
-    if len({concepts.texts[b] for b, *_ in picked}) < 2:
+    for b, c in enumerate(concepts):
+        n = min(int((c.probs[0] >= least).sum()), 6)
+        if len(c.probs) == 1 and n >= 3:
+            picked.append((b, c.probs[0, :n], c.indices[0, :n]))
+    texts = [concepts[b].text for b, *_ in picked]
+    if len(set(texts)) < 2:
         return []
-    near = stimuli.mismatched_indices([concepts.texts[b] for b, *_ in picked], seed)
-    whole = [concepts.vectors[b] for b, *_ in picked]
+    near = stimuli.mismatched_indices(texts, seed)
+    mixtures = [concepts[b].vectors for b, *_ in picked]
     alone = [lm.embed[i][:, None] for _, _, i in picked]
-    lines = readers.first_token_probs(lm, way, whole + [x[0] for x in alone])
+    after = readers.first_token_probs(lm, way, mixtures + [x[0] for x in alone])
     answers = readers.first_token_probs(lm, way, list(torch.cat(alone))).argmax(-1)
     rows = []
     for n, (b, p, i) in enumerate(picked):
-        said, answers = answers[: len(i)], answers[len(i) :]
-        if len(set(said.tolist())) < len(i):
+        own, answers = answers[: len(i)], answers[len(i) :]
+        if len(set(own.tolist())) < len(i):
             continue  # two members with one answer: the frame cannot tell them apart
-        kinds = {"mixture": n, "top token": len(picked) + n, "other prompt": near[n]}
-        corr = {k: _ranks(p, lines[row][said]) for k, row in kinds.items()}
-        rows.append({"way": way, "item": b, "members": len(i), **corr})
+        fed = {"mixture": n, "top token": len(picked) + n, "other prompt": near[n]}
+        found = {k: _rank_correlation(p, after[row][own]) for k, row in fed.items()}
+        rows.append({"way": way, "item": b, "members": len(i), **found})
     return rows
 
 
-def _ranks(a, b):
+def _rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     """Spearman's rank correlation of two tensors without ties."""
     a, b = (x.argsort().argsort().double() for x in (a, b))
     return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
 
-def nearest_rows(lm: LM, concepts: Concepts, metrics, seed: int = 0) -> list[dict]:
-    """R3: is the nearest token the top token? One row a concept token and metric.
-
-    random: the same asked of a random vector of equal norm, the floor.
-    """
-    probs, indices = torch.cat(concepts.probs), torch.cat(concepts.indices)
-    vectors = torch.cat(concepts.vectors)
-    noise = random_like(vectors, torch.Generator().manual_seed(seed))
-    owner = [b for b, p in enumerate(concepts.probs) for _ in p]
+def rank_table(lms: dict[str, LM], least: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Mean member_ranks of nouns by model, way and what was fed; of `least` or more."""
+    prompts = [item.prompt for item in SUITES["ambiguous"][::2]]
     rows = []
-    for metric in metrics:
-        hit, chance = (
-            (readers.nearest_token(lm, x, metric) == indices[:, 0]).tolist()
-            for x in (vectors, noise)
-        )
+    for name, lm in lms.items():
+        concepts = stimuli.write_concepts(lm, prompts, [1] * len(prompts))
+        for way in readers.available_ways(lm):
+            found = member_ranks(lm, way, concepts, seed)
+            rows += [{"model": name, **row} for row in found if len(found) >= least]
+    if not rows:
+        return pd.DataFrame()
+    frame, keys = pd.DataFrame(rows), ["model", "way"]
+    means = [
+        mean_by(frame, keys, fed, seed).assign(fed=fed)
+        for fed in ("mixture", "top token", "other prompt")
+    ]
+    return pd.concat(means).set_index([*keys, "fed"]).unstack("fed", sort=False)
+
+
+def nearest_matches(lms: dict[str, LM], steps: int, seed: int = 0) -> pd.DataFrame:
+    """Ask whether the nearest token is the top token, by each of METRICS.
+
+    One row a model, metric and concept token, `steps` after each prompt: model, metric,
+    item, p_max, match, bin; random: the same of a random vector of equal norm.
+    """
+    prompts = [item.prompt for item in SUITES["ambiguous"] + SUITES["capitals"]]
+    rows = []
+    for name, lm in lms.items():
+        concepts = stimuli.write_concepts(lm, prompts, [steps] * len(prompts))
+        rows += [{"model": name, **row} for row in _nearest_rows(lm, concepts, seed)]
+    frame = pd.DataFrame(rows)
+    return frame.assign(bin=pd.cut(frame["p_max"], BINS, labels=bin_names()))
+
+
+def _nearest_rows(lm: LM, concepts: list[Concept], seed: int) -> list[dict]:
+    vectors = torch.cat([c.vectors for c in concepts])
+    top = torch.cat([c.indices for c in concepts])[:, 0]
+    p_max = torch.cat([c.probs for c in concepts])[:, 0].tolist()
+    noise = random_like(vectors, torch.Generator().manual_seed(seed))
+    items = [b for b, c in enumerate(concepts) for _ in c.probs]
+    rows = []
+    for metric in METRICS:
+        found = [readers.nearest_token(lm, x, metric) == top for x in (vectors, noise)]
         rows += [
-            {"metric": metric, "item": b, "p_max": p, "match": int(h), "random": int(c)}
-            for b, p, h, c in zip(owner, probs[:, 0].tolist(), hit, chance)
+            {"metric": metric, "item": b, "p_max": p, "match": int(m), "random": int(r)}
+            for b, p, m, r in zip(items, p_max, *(x.tolist() for x in found))
         ]
     return rows
 
 
-def follow_up(
-    lm: LM, prompts: list[str], concepts: Concepts, max_new_tokens: int = 50,
-    seed: int = 0,
-) -> list[dict]:  # fmt: skip
-    """R4: what follows each, and whether it loops (stats.loops): rows fed, item, ...
-
-    fed: the prompt as text; one and two concept tokens alone; the top token alone; a
-    random vector of equal norm; and the concept token re-fed at every step.
-    """
-    one = [v[:1] for v in concepts.vectors]
-    draw = torch.Generator().manual_seed(seed)
-    fed = {
-        "prompt as text": prompts, "one concept token": one,
-        "two concept tokens": [v[:2] for v in concepts.vectors],
-        "top token alone": [lm.embed[i[:1, 0]] for i in concepts.indices],
-        "random vector": [random_like(v, draw) for v in one],
-    }  # fmt: skip
-    ids = {name: readers.direct(lm, x, max_new_tokens).ids for name, x in fed.items()}
-    ids["one, re-fed each step"] = hf_reference.refeed_each_step(
-        lm, torch.cat(one), max_new_tokens
-    )
-    return [
-        {"fed": name, "item": b, "loops": int(loops(row)),
-         "text": lm.tokenizer.decode(row, skip_special_tokens=True)}
-        for name, rows in ids.items() for b, row in enumerate(rows)
-    ]  # fmt: skip
+def nearest_shares(matches: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Share of matches by model, metric and bin of p_max, low to high."""
+    shares = mean_by(matches, ["model", "metric", "bin"], "match", seed)
+    return shares.sort_values("bin", kind="stable")
 
 
-def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[dict]:
-    """R5: answers to one-vector prompts (B,D), and what is left of them at offsets 0-3.
-
-    The answer is what the loop reads (greedy, whole); the output is what
-    `model.generate(inputs_embeds=...)` returns, decoded from each offset on: offset 1
-    is `output[prompt_len:]`. Rows for answers of two tokens or more: item, answer,
-    beheaded (the answer without its first token), offset, text, cut: the two agree.
-    """
-    answers = readers.decode_rows(lm, list(vectors[:, None]), max_new_tokens).ids
-    outputs = hf_reference.generate_from_vectors(lm, vectors[:, None], max_new_tokens)
-
-    def show(ids):
-        return lm.tokenizer.decode(ids, skip_special_tokens=True)
-
-    return [
-        {"item": b, "offset": k, "answer": show(ids), "beheaded": show(ids[1:]),
-         "text": show(out[k:]), "cut": int(show(out[k:]) == show(ids[1:]))}
-        for b, (ids, out) in enumerate(zip(answers, outputs))
-        if show(ids[1:]).strip()
-        for k in range(4)
-    ]  # fmt: skip
-
-
-def translate_rows(lm: LM, items, max_new_tokens: int = 50, seed: int = 0) -> dict:
-    """R4: Spanish sentences after the write-up's instruction, as plain text.
-
-    -> right, other: whether what follows says the sentence's translation, and another
-    sentence's (the floor).
-    """
-    text = prompts.FRAMES["instruction"].text
-    asked = [text.replace("{x}", item.prompt) for item in items]
-    said = readers.direct(lm, asked, max_new_tokens).texts
-    order = stimuli.mismatched_indices([item.gold for item in items], seed)
-    pairs = [(t, item.gold, items[j].gold) for t, item, j in zip(said, items, order)]
-    return {
-        "right": [int(scoring.contains_answer(t, (gold,))) for t, gold, _ in pairs],
-        "other": [int(scoring.contains_answer(t, (far,))) for t, _, far in pairs],
-    }
-
-
-def paris_pieces(tokenizer) -> tuple:
-    """How a tokenizer writes "Париж": (id, text) of each token.
-
-    Only Qwen2.5's is what the write-up's output came from: any other gives PARIS, the
-    stated fact.
-    """
-    ids = tokenizer("Париж", add_special_tokens=False)["input_ids"]
-    if ids != [i for i, _ in PARIS]:
-        return PARIS
-    return tuple((i, tokenizer.decode([i])) for i in ids)
+def nearest_parts(matches: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
+    """R3's parts where one token has most of the weight: "model, metric" -> parts."""
+    cells = {}
+    heavy = matches[matches["p_max"] > 0.5]
+    for (name, metric), part in heavy.groupby(["model", "metric"]):
+        means = part.groupby("item")[["match", "random"]].mean()
+        cells[f"{name}, {metric}"] = {
+            "match_high": bootstrap(means["match"], seed=seed),
+            "match_random": bootstrap(means["random"], seed=seed),
+        }
+    return cells

@@ -1,13 +1,19 @@
-"""What is read back: concept tokens a model has written, and their controls.
+"""Concept tokens a model has written, their controls, and what counts as their content.
 
-Concepts, write_concepts, chosen   concept tokens with their weights and texts
-sources                            the mixture, its ceilings and its floors
-wanted, readings, says             what counts as a content read back
-scripts                            letters by script
+    Concept, write_concepts   concept tokens written after a prompt, with their weights
+    sample_prompts            prompts whose next concept token is read in the loop
+    choose_stimuli            items whose answers a model has written as concept tokens
+    conditions                the concept tokens beside their ceilings and floors
+    mismatched_indices        for each entry another one that differs
+    replace_runners_up        the same weights and top token, other tokens behind it
+    reference_answers         the phrases that count as a content read back
+
+Contents are the top tokens' texts; every draw is seeded.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,107 +32,95 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 FLOORS = ("other prompt", "random vector", "left out")
-LONGEST = 16  # vectors a content may have
+MOST_VECTORS = 16  # of one content
+BATCH = 256  # prompts a forward pass
 
 
 @dataclass(frozen=True, eq=False)
-class Concepts:
-    """Concept tokens written after prompts, one entry a prompt, T_i vectors each.
+class Concept:
+    """Concept tokens written after one prompt, T of them.
 
-    probs, indices (T_i,K), vectors (T_i,D) as the loop fed them, texts: the top tokens.
+    probs, indices (T,K) and vectors (T,D) as the loop fed them; text: the top tokens.
     """
 
-    probs: list[Tensor]
-    indices: list[Tensor]
-    vectors: list[Tensor]
-    texts: list[str]
-
-    def columns(self) -> tuple[list, ...]:
-        """probs, indices, vectors, texts."""
-        return self.probs, self.indices, self.vectors, self.texts
-
-    def pick(self, rows: list[int]) -> Concepts:
-        """Some of the prompts, in this order."""
-        return Concepts(*([column[i] for i in rows] for column in self.columns()))
-
-    def first(self, count: int = 1) -> Concepts:
-        """Only the first `count` vectors of each."""
-        probs, indices, vectors, texts = self.columns()
-        cut = [[x[:count] for x in column] for column in (probs, indices, vectors)]
-        return Concepts(*cut, texts)
+    probs: Tensor
+    indices: Tensor
+    vectors: Tensor
+    text: str
 
 
 def write_concepts(
     lm: LM, prompts: list[str], counts: list[int], config: MixtureConfig | None = None
-) -> Concepts:
-    """Let the model write counts[i] concept tokens after each prompt (fewer at EOS)."""
-    trace = generate_concepts(lm, prompts, max(counts), config, batch_size=256)
-    probs, indices, vectors, texts = [], [], [], []
+) -> list[Concept]:
+    """Write counts[i] concept tokens after each prompt; fewer where an answer ends."""
+    trace = generate_concepts(lm, prompts, max(counts), config, batch_size=BATCH)
+    concepts = []
     for b, count in enumerate(counts):
         ids = trace.tokens[b][:count]
         while len(ids) > 1 and ids[-1] in lm.eos_ids:
             ids = ids[:-1]
-        n = len(ids)
-        probs.append(trace.probs[b, :n])
-        indices.append(trace.indices[b, :n])
-        vectors.append(trace.vectors[b, :n])
-        texts.append(lm.tokenizer.decode(ids))
-    return Concepts(probs, indices, vectors, texts)
+        fed = (x[b, : len(ids)] for x in (trace.probs, trace.indices, trace.vectors))
+        concepts.append(Concept(*fed, lm.tokenizer.decode(ids)))
+    return concepts
+
+
+def sample_prompts(count: int, seed: int = 0) -> list[str]:
+    """Draw prompts with one or several likely next words; all when there are fewer."""
+    pool = SUITES["ambiguous"] + SUITES["capitals"]
+    picked = random.Random(seed).sample(pool, min(count, len(pool)))
+    return [item.prompt for item in picked]
+
+
+def has_chat(lm: LM) -> bool:
+    """Whether the model's tokenizer has a chat template."""
+    return getattr(lm.tokenizer, "chat_template", None) is not None
 
 
 def choose_stimuli(
     lm: LM, n: int, config: MixtureConfig | None = None
-) -> tuple[list[Item], Concepts]:
-    """n items whose answers the model has written as concept tokens, over the suites.
+) -> tuple[list[Item], list[Concept]]:
+    """Choose n items over the suites whose answers the model writes as concept tokens.
 
     Capitals, sums and nouns or cities after plain prompts; Spanish sentences, where
     there is a chat template, as the answer to "Repeat: ...". Items whose right answer
     was written come first: what is asked here is reading, given that writing worked.
     An answer has as many vectors as the right answer has tokens, a noun one.
     """
-    chat = getattr(lm.tokenizer, "chat_template", None) is not None
-    suites = ["capitals", "sums", "ambiguous"] + ["spanish"] * chat
-    items, parts = [], []
+    suites = ["capitals", "sums", "ambiguous"] + ["spanish"] * has_chat(lm)
+    items, concepts = [], []
     for left, suite in zip(range(len(suites), 0, -1), suites):
         pool = SUITES[suite][:: 2 if suite == "ambiguous" else 1]
+        prompts, right = [i.prompt for i in pool], [i.gold for i in pool]
+        counts = [_answer_length(lm, item) for item in pool]
         if suite == "spanish":
-            prompts = [chat_prompt(lm, f"Repeat: {item.prompt}") for item in pool]
-            concepts = write_concepts(lm, prompts, [LONGEST] * len(pool), config)
-            right = [item.prompt for item in pool]
-        else:
-            counts = [_answer_length(lm, item) for item in pool]
-            prompts = [item.prompt for item in pool]
-            concepts = write_concepts(lm, prompts, counts, config)
-            right = [item.gold for item in pool]
+            prompts, right = [chat_prompt(lm, f"Repeat: {p}") for p in prompts], prompts
+            counts = [MOST_VECTORS] * len(pool)
+        written = write_concepts(lm, prompts, counts, config)
+        said = [normalise_words(concept.text) for concept in written]
+        wrong = [words != normalise_words(gold) for words, gold in zip(said, right)]
         order = sorted(
-            (i for i, text in enumerate(concepts.texts) if normalise_words(text)),
-            key=lambda i: (
-                normalise_words(concepts.texts[i]) != normalise_words(right[i])
-            ),
-        )[: round((n - len(items)) / left)]
+            (i for i, words in enumerate(said) if words), key=wrong.__getitem__
+        )
+        order = order[: round((n - len(items)) / left)]
         items += [pool[i] for i in order]
-        parts.append(concepts.pick(order))
-    return items, Concepts(*map(_joined, zip(*(part.columns() for part in parts))))
+        concepts += [written[i] for i in order]
+    return items, concepts
 
 
-def _joined(columns):
-    return [entry for column in columns for entry in column]
+def _answer_length(lm: LM, item: Item) -> int:
+    """Tokens of the right answer after its prompt; 1 where no answer is right."""
 
-
-def _answer_length(lm, item):
-    """How many tokens the right answer has after its prompt; 1 where none is right."""
-
-    def size(text):
+    def size(text: str) -> int:
         return len(lm.tokenizer(text)["input_ids"])
 
     if not item.gold:
         return 1
     more = size(f"{item.prompt} {item.gold}") - size(item.prompt)
-    return min(max(more, 1), LONGEST)
+    return min(max(more, 1), MOST_VECTORS)
 
 
-def conditions(lm: LM, concepts: Concepts, seed: int = 0) -> dict[str, list]:
-    """The concept tokens and their controls, by name, each one entry a prompt.
+def conditions(lm: LM, concepts: list[Concept], seed: int = 0) -> dict[str, list]:
+    """Set the concept tokens beside their controls: name -> one entry a prompt.
 
     mixture; ceilings: one-hot (top tokens as vectors), text (top tokens as text);
     floors: other prompt (another prompt's concept, other text), random vector (equal
@@ -134,24 +128,25 @@ def conditions(lm: LM, concepts: Concepts, seed: int = 0) -> dict[str, list]:
     token kept, other tokens behind it): a floor for the runners-up alone.
     """
     draw = torch.Generator().manual_seed(seed)
-    sizes = [len(v) for v in concepts.vectors]
-    flat = map(torch.cat, concepts.columns()[:3])
-    others = replace_runners_up(lm, *flat, draw).split(sizes)
+    mixtures, texts = [c.vectors for c in concepts], [c.text for c in concepts]
+    fed = ((c.probs, c.indices, c.vectors) for c in concepts)
+    replaced = replace_runners_up(lm, *map(torch.cat, zip(*fed)), draw)
     return {
-        "mixture": concepts.vectors,
-        "one-hot": [lm.embed[i[:, 0]] for i in concepts.indices],
-        "text": concepts.texts,
-        "other prompt": [
-            concepts.vectors[j] for j in mismatched_indices(concepts.texts, seed)
-        ],
-        "random vector": [random_like(v, draw) for v in concepts.vectors],
-        "left out": [v[:0] for v in concepts.vectors],
-        "runners-up replaced": list(others),
+        "mixture": mixtures,
+        "one-hot": [lm.embed[c.indices[:, 0]] for c in concepts],
+        "text": texts,
+        "other prompt": [mixtures[j] for j in mismatched_indices(texts, seed)],
+        "random vector": [random_like(v, draw) for v in mixtures],
+        "left out": [v[:0] for v in mixtures],
+        "runners-up replaced": list(replaced.split([len(v) for v in mixtures])),
     }
 
 
 def mismatched_indices(keys: list, seed: int = 0) -> list[int]:
-    """For each entry, the index of a random other one with a different key."""
+    """Draw for each entry the index of another one with a different key.
+
+    ValueError where all keys are the same.
+    """
     draw = torch.Generator().manual_seed(seed)
     if len(set(keys)) < 2:
         raise ValueError(
@@ -166,9 +161,10 @@ def mismatched_indices(keys: list, seed: int = 0) -> list[int]:
 def replace_runners_up(
     lm: LM, probs: Tensor, indices: Tensor, vectors: Tensor, draw: torch.Generator
 ) -> Tensor:
-    """Mixtures (N,K) with their weights, top tokens and norms, on random other tokens.
+    """Mix the same weights and top tokens with random other tokens behind them.
 
-    None of the tokens that were kept is among the new ones. -> (N,D)
+    probs, indices (N,K); vectors (N,D), whose norms are kept. None of the tokens in
+    indices is among the new ones. -> (N,D)
     """
     free = torch.rand(len(indices), lm.used, generator=draw).to(indices.device)
     free = free.scatter(-1, indices.clamp_max(lm.used - 1), -1.0)
@@ -179,20 +175,25 @@ def replace_runners_up(
     return mixed * norms
 
 
-def reference_answers(lm: LM, items: list[Item], concepts: Concepts) -> list[dict]:
-    """For each item the phrases that count as having been read back.
+def reference_answers(
+    lm: LM, items: list[Item], concepts: list[Concept]
+) -> list[dict[str, tuple[str, ...]]]:
+    """List for each item the phrases that count as having been read back.
 
     content: what the top tokens say; gold: the right answer; second, further: other
     members of a single vector, of 5 % weight or more. Empty where there are none.
     """
-    out = []
-    for item, p, i, _, text in zip(items, *concepts.columns()):
-        n = int((p[0] >= 0.05).sum()) if len(p) == 1 else 1
-        other = [
-            acceptable_answers(lm.tokenizer.decode([k])) for k in i[0, 1:n].tolist()
-        ]
-        out.append({
-            "content": acceptable_answers(text), "gold": acceptable_answers(item.gold),
-            "second": other[0] if other else (), "further": sum(other[1:], ()),
-        })  # fmt: skip
-    return out
+    answers = []
+    for item, c in zip(items, concepts):
+        n = int((c.probs[0] >= 0.05).sum()) if len(c.probs) == 1 else 1
+        tokens = [lm.tokenizer.decode([k]) for k in c.indices[0, 1:n].tolist()]
+        other = [acceptable_answers(token) for token in tokens]
+        second, further = (other[0], sum(other[1:], ())) if other else ((), ())
+        answers.append(
+            {
+                "content": acceptable_answers(c.text),
+                "gold": acceptable_answers(item.gold),
+            }
+            | {"second": second, "further": further}
+        )
+    return answers

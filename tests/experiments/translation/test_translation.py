@@ -24,7 +24,14 @@ from transformers import (
 from experiments import hf_reference, scoring
 from experiments.prompts import FRAMES, Item
 from experiments.stats import Estimate
-from experiments.translation import in_loop, readers, scores, stimuli
+from experiments.translation import (
+    continuations,
+    in_loop,
+    one_scale,
+    readers,
+    scores,
+    stimuli,
+)
 from harness import claims, judge
 from harness.files import ROOT
 from helpers.mixture import MixtureConfig
@@ -122,7 +129,7 @@ def planted():
 
 def _measure(lm):
     """Rows for R1 and R2, and the rank correlation, of one reader."""
-    _, score = in_loop.loop_scores(in_loop.in_loop(lm, SUBJECTS, 1, RAW))
+    _, score = in_loop.score_bins(in_loop.loop_divergences(lm, SUBJECTS, 1, RAW))
     rows = [claims.measured("R1", part, score[part], cell=lm.name)
             for part in ("score", "gain")]  # fmt: skip
     concepts = stimuli.write_concepts(lm, SUBJECTS, [1] * len(SUBJECTS), RAW)
@@ -201,14 +208,16 @@ def test_a_chat_frame_holds_the_slot_as_often_as_its_text(planted):
 
 def test_readings_do_not_depend_on_the_batch(worded):
     slots = [_embedded(worded, text) for text in ("river", " cat", "The king", " 7")]
-    together = readers.completion(worded, slots, 8)
-    alone = [readers.completion(worded, [slot], 8) for slot in slots]
+    together = readers.read_in_frame(worded, "completion", slots, 8)
+    alone = [readers.read_in_frame(worded, "completion", [slot], 8) for slot in slots]
     assert together.ids == [one.ids[0] for one in alone]
     assert together.prompt_lengths == [one.prompt_lengths[0] for one in alone]
 
 
 def test_slicing_drops_as_many_new_tokens_as_the_prompt_has(worded):
-    got = readers.direct(worded, [_embedded(worded, "The cat sees")], 9)
+    got = readers.read_in_frame(
+        worded, "direct", [_embedded(worded, "The cat sees")], 9
+    )
     (ids,), (length,) = got.ids, got.prompt_lengths
     assert length == len(worded.tokenizer("The cat sees")["input_ids"])
     assert got.texts == [worded.tokenizer.decode(ids, skip_special_tokens=True)]
@@ -224,19 +233,22 @@ def test_unknown_ways_and_missing_templates_are_said_in_one_line(worded):
     assert "chat template" in readers.unavailable_reason(worded, "instruction")
     assert readers.unavailable_reason(worded, "completion") == ""
     with pytest.raises(ValueError, match="no chat template"):
-        readers.instruction(worded, worded.embed[:1])
+        readers.read_in_frame(worded, "instruction", worded.embed[:1])
 
 
 def test_refed_is_the_loop_that_repeats_its_vector(worded):
     x = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
     (got,) = hf_reference.refeed_each_step(worded, x[:1], 5)
-    slow = [readers.direct(worded, [x[0].expand(n, -1)], 1).ids for n in range(1, 6)]
+    slow = [
+        readers.read_in_frame(worded, "direct", [x[0].expand(n, -1)], 1).ids
+        for n in range(1, 6)
+    ]
     assert [[[i]] for i in got] == slow
 
 
 def test_generate_returns_new_tokens_only_and_offset_one_beheads(worded):
     x = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
-    rows = scores.cut_rows(worded, x, 6)
+    rows = continuations.cut_rows(worded, x, 6)
     assert {r["offset"] for r in rows} == {0, 1, 2, 3}
     assert all(r["text"] == r["answer"] for r in rows if r["offset"] == 0)
     assert all(r["cut"] == 1 for r in rows if r["offset"] == 1)
@@ -248,7 +260,8 @@ def test_controls_keep_what_they_should_and_nothing_else(planted):
     concepts = stimuli.write_concepts(lm, SUBJECTS[:20], [1] * 20, RAW)
     given = stimuli.conditions(lm, concepts, seed=3)
     assert {len(rows) for rows in given.values()} == {20}
-    for b, (mixed, p, i) in enumerate(zip(given["mixture"], *concepts.columns()[:2])):
+    for b, (mixed, c) in enumerate(zip(given["mixture"], concepts)):
+        p, i = c.probs, c.indices
         assert torch.equal(given["one-hot"][b], lm.embed[i[:, 0]])
         assert given["left out"][b].shape == (0, lm.embed.shape[1])
         norms = given["random vector"][b].norm(dim=-1), mixed.norm(dim=-1)
@@ -256,8 +269,9 @@ def test_controls_keep_what_they_should_and_nothing_else(planted):
         held = given["runners-up replaced"][b] @ lm.embed.T  # orthonormal: the weights
         assert held[0, i[0, 0]] == pytest.approx(p[0, 0].item(), abs=1e-5)
         assert held[0, i[0, 1:3]].abs().max() < 1e-5
-    partners = stimuli.mismatched_indices(concepts.texts, seed=3)
-    assert all(concepts.texts[a] != concepts.texts[b] for a, b in enumerate(partners))
+    texts = [c.text for c in concepts]
+    partners = stimuli.mismatched_indices(texts, seed=3)
+    assert all(texts[a] != texts[b] for a, b in enumerate(partners))
     with pytest.raises(ValueError, match="the floor needs two that differ"):
         stimuli.mismatched_indices(["Paris"] * 3)
 
@@ -280,15 +294,15 @@ def test_writing_is_scored_between_its_floor_and_the_truth():
     truth = torch.eye(6)[:4] * 0.7 + 0.05
     truth = truth / truth.sum(-1, keepdim=True)
     probs, indices = truth.sort(-1, descending=True)
-    exact = in_loop.write_score((probs, indices), truth)
+    exact = one_scale.write_score((probs, indices), truth)
     assert exact.value == pytest.approx(1, abs=1e-6)
     other = truth.roll(1, 0).sort(-1, descending=True)
-    assert in_loop.write_score(tuple(other), truth).value < 0.3
+    assert one_scale.write_score(tuple(other), truth).value < 0.3
 
 
 def test_the_difference_of_two_estimates_keeps_their_uncertainty():
     a, b = Estimate(0.8, 0.7, 0.9, 50), Estimate(0.5, 0.5, 0.5, 60)
-    assert in_loop.difference(a, b) == Estimate(
+    assert one_scale.difference(a, b) == Estimate(
         pytest.approx(0.3), pytest.approx(0.2), pytest.approx(0.4), 50
     )
 
@@ -296,7 +310,7 @@ def test_the_difference_of_two_estimates_keeps_their_uncertainty():
 def test_a_difference_takes_each_bound_from_the_other_side_of_what_is_taken_off():
     a, b = Estimate(0.8, 0.77, 0.85, 50), Estimate(0.5, 0.38, 0.54, 60)
     # below: 0.03 and 0.04 make 0.05; above: 0.05 and 0.12 make 0.13
-    assert in_loop.difference(a, b) == Estimate(
+    assert one_scale.difference(a, b) == Estimate(
         pytest.approx(0.3), pytest.approx(0.25), pytest.approx(0.43), 50
     )
 
@@ -348,7 +362,7 @@ def test_loop_scores_by_hand():
     rows = [{"prompt": b, "p_max": 0.5, **dict(zip(names, x))}
             for b, x in lines.items()]  # fmt: skip
     sure = [{**r, "p_max": 0.95, "top": 0.01, "mixture": 9.0} for r in rows]
-    table, scores = in_loop.loop_scores(rows + sure + [{**rows[0], "p_max": 0.6}])
+    table, scores = in_loop.score_bins(rows + sure + [{**rows[0], "p_max": 0.6}])
     assert {k: e.value for k, e in scores.items()} == pytest.approx({
         "score": 0.8, "score_top": 0.4, "score_runners_up": 0.4, "score_random": 0.2,
         "score_left_out": 0.2, "gain": 0.4,
@@ -356,7 +370,10 @@ def test_loop_scores_by_hand():
     score = scores["score"]  # of the one prompt alone, and of the other
     assert (score.low, score.high) == pytest.approx((1 - 0.1 / 0.4, 1 - 0.1 / 0.6))
     found = {(r["bin"], r["line"]): r for r in table}
-    assert {bin for bin, _ in found} == {"0.3-0.5", "0.9-1"}  # 0.6: of one prompt only
+    assert {name for name, _ in found} == {
+        "0.3-0.5",
+        "0.9-1",
+    }  # 0.6: of one prompt only
     apart = found["0.3-0.5", "separation"]
     assert apart["value"] == pytest.approx(0.3) and apart["conclusive"]
     assert not found["0.9-1", "score"]["conclusive"]
@@ -368,13 +385,13 @@ def test_a_bin_where_top_and_mixture_agree_concludes_nothing():
          "random": 0.5, "left_out": 0.5, "runners_up": 0.1}
         for b in range(60)
     ]  # fmt: skip
-    table, scores = in_loop.loop_scores(rows)
+    table, scores = in_loop.score_bins(rows)
     assert scores == {} and not any(row["conclusive"] for row in table)
 
 
 def test_the_cyrillic_answer_is_paris_without_its_first_token():
     """The tokenisation fact the notebook states, with the tokenizer it is about."""
-    stated = scores.PARIS
+    stated = continuations.PARIS
     assert "".join(piece for _, piece in stated[1:]) == "ариж"
     if not QWEN.exists():
         pytest.skip("the Qwen2.5 tokenizer is not at hand")
