@@ -1,6 +1,8 @@
-"""What was found, a sentence a claim: findings.csv with its numbers filled in.
+"""Summarise findings, a sentence a claim: findings.csv with its numbers filled in.
 
-    sentence    claim, rows -> its sentence, or "" where a number of it is missing
+    summary_templates    the sentences of findings.csv
+    summary_parts        the measured parts that a claim's sentence names
+    summary_sentence     a claim's sentence, or "" where a number of it is missing
 
 A sentence takes no side: it holds whatever the verdict turns out to be. In it
 
@@ -21,7 +23,7 @@ SLOT = r"\{(\w+)(?::(\w+))?(%|\.points|\.n)?\}"
 
 @functools.cache
 def summary_templates() -> dict[str, str]:
-    """The sentences of findings.csv by claim id."""
+    """Read the sentences of findings.csv by claim id."""
     with open(files.ROOT / "findings.csv", newline="", encoding="utf-8") as file:
         return {row["id"]: row["sentence"] for row in csv.DictReader(file)}
 
@@ -32,30 +34,34 @@ def summary_parts(claim: str) -> list[str]:
 
 
 def summary_sentence(claim: str, rows: list[dict]) -> str:
-    """The sentence of a claim, from the rows measured for it.
+    """Fill a claim's sentence from the rows measured for it; "" if one is missing.
 
     rows: as claims.measured makes them. Cells that were not tested are left out.
     """
     text = summary_templates().get(claim, "")
     own = [row for row in rows if row["claim"] == claim and not row["reason"]]
-    if not all(_values(own, *found) for found in re.findall(SLOT, text)):
+    if not all(_values(own, *slot) for slot in re.findall(SLOT, text)):
         return ""
-    return re.sub(SLOT, lambda s: _said(_values(own, *s.groups("")), s[3] or ""), text)
+
+    def fill(slot: re.Match) -> str:
+        return _format_range(_values(own, *slot.groups("")), slot[3] or "")
+
+    return re.sub(SLOT, fill, text)
 
 
-def _values(rows, part, word, kind) -> list[float]:
+def _values(rows: list[dict], part: str, word: str, kind: str) -> list[float]:
     column = "n" if kind == ".n" else "value"
     kept = (r for r in rows if r["part"] == part and word in r["cell"])
     return [float(row[column]) for row in kept]
 
 
-def _said(values: list[float], kind: str) -> str:
-    low, high = (_number(x, kind) for x in (min(values), max(values)))
+def _format_range(values: list[float], kind: str) -> str:
+    low, high = (_format_number(x, kind) for x in (min(values), max(values)))
     sign = "\u00a0%" if kind == "%" else ""  # a space that does not break
     return (low if low == high else f"{low} to {high}") + sign
 
 
-def _number(x: float, kind: str) -> str:
+def _format_number(x: float, kind: str) -> str:
     """Two significant digits, percentages without decimals; true minus signs."""
     if kind == ".n":
         return f"{x:,.0f}"

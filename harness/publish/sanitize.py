@@ -1,4 +1,4 @@
-"""Text of notebooks and models as HTML that is safe to show.
+"""Turn text of notebooks and models into HTML that is safe to show.
 
     clean      HTML without what could run, load or cover something
     prose      Markdown as HTML, its formulas kept apart
@@ -12,7 +12,7 @@ import re
 
 import bleach
 from bleach.css_sanitizer import CSSSanitizer
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from latex2mathml.converter import convert
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
@@ -29,18 +29,21 @@ def _everywhere(tag: str, name: str, value: str) -> bool:
 
 
 ATTRIBUTES = {
-    "*": _everywhere, "a": ["href"], "ol": ["start"],
+    "*": _everywhere,
+    "a": ["href"],
+    "ol": ["start"],
     "img": ["src", "alt", "width", "height"],
-    "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"],
-}  # fmt: skip
+    "td": ["colspan", "rowspan"],
+    "th": ["colspan", "rowspan"],
+}
 STYLES = CSSSanitizer(
     """background border border-spacing color display flex min-width overflow
     text-align text-indent white-space width""".split()
 )
 
 
-def clean(html) -> str:
-    """HTML with nothing in it that runs, loads or styles by itself."""
+def clean(html: str | bytes) -> str:
+    """Remove from HTML what runs, loads or styles by itself."""
     html = html.decode() if isinstance(html, bytes) else str(html)
     html = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|\Z)", "", html)
     protocols = ["http", "https", "mailto"]
@@ -50,7 +53,7 @@ def clean(html) -> str:
 
 
 class Prose(IPythonRenderer):
-    """Markdown in which a formula is code of its own, made MathML once all is clean."""
+    """Renders a formula as code of its own, which becomes MathML once all is clean."""
 
     def inline_math(self, body: str) -> str:
         return f'<code class="math">{self.escape_html(body)}</code>'
@@ -59,7 +62,7 @@ class Prose(IPythonRenderer):
 
 
 def prose(markdown: str) -> str:
-    """HTML of a Markdown cell, not yet clean."""
+    """Render a Markdown cell as HTML, not yet clean."""
     shape = Prose(escape=False, exclude_anchor_links=True)
     return MarkdownWithMath(renderer=shape).render(markdown)
 
@@ -71,9 +74,12 @@ lspace mathvariant maxsize minsize movablelimits rowspacing rspace scriptlevel s
 stretchy symmetric width xmlns""".split()
 
 
-def formula(code) -> None:
-    """MathML in place of a formula. One that cannot be read, or that asks for more than
-    signs in their places (a link, a style, a tag), stays as it was typed."""
+def formula(code: Tag) -> None:
+    """Put MathML in the place of a formula.
+
+    One that cannot be read, or that asks for more than signs in their places (a link,
+    a style, a tag), stays as it was typed.
+    """
     try:
         made = BeautifulSoup(convert(code.get_text()), "html.parser")
     except Exception:  # the converter has no common class of errors

@@ -8,11 +8,15 @@ from matplotlib.colors import to_rgb
 
 from harness import alt_text, charts, figures, safe_text
 
-FRAME = pd.DataFrame({
-    "x": [0.0, 1.0, 0.0, 1.0], "kind": ["a", "a", "b", "b"],
-    "y": [0.123456, 1.0, 2.0, 1e-17], "low": [0.1, 0.9, 1.9, 0.0],
-    "high": [0.2, 1.1, 2.1, 0.1],
-})  # fmt: skip
+FRAME = pd.DataFrame(
+    {
+        "x": [0.0, 1.0, 0.0, 1.0],
+        "kind": ["a", "a", "b", "b"],
+        "y": [0.123456, 1.0, 2.0, 1e-17],
+        "low": [0.1, 0.9, 1.9, 0.0],
+        "high": [0.2, 1.1, 2.1, 0.1],
+    }
+)
 HOSTILE = [
     " Paris",
     "$x^2$",
@@ -26,9 +30,9 @@ HOSTILE = [
 
 
 def drawn():
-    mixture = pd.DataFrame({
-        "step": [1] * len(HOSTILE), "token": HOSTILE, "prob": [0.1] * len(HOSTILE),
-    })  # fmt: skip
+    mixture = pd.DataFrame(
+        {"step": [1] * len(HOSTILE), "token": HOSTILE, "prob": [0.1] * len(HOSTILE)}
+    )
     yield charts.lines(FRAME, "x", "y", "kind", "low", "high", reference={"floor": 1})
     yield charts.scatter(FRAME, "x", "y", "kind", diagonal="y = x")
     yield charts.bars(FRAME, "kind", "y", "x", "low", "high", panel=None)
@@ -78,8 +82,9 @@ def test_a_chart_says_in_words_what_it_shows():
     )
     flat = hill.assign(y=1.0)
     assert alt_text.describe_points(flat, "x", "y", (None,)) == "4 points, 1."
-    steps = pd.DataFrame({"step": [1, 1, 2], "token": ["a", "b", "c"],
-                          "prob": [0.2, 0.7, 0.5]})  # fmt: skip
+    steps = pd.DataFrame(
+        {"step": [1, 1, 2], "token": ["a", "b", "c"], "prob": [0.2, 0.7, 0.5]}
+    )
     said = alt_text.describe_mixtures(steps, "step", "token", "prob", None)
     assert said == "step 1 b 0.7, step 2 c 0.5."
 
@@ -117,8 +122,10 @@ def test_model_text_is_spelled_out_where_it_cannot_be_drawn():
 
 
 def luminance(colour):
-    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-             for c in to_rgb(colour)]  # fmt: skip
+    parts = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in to_rgb(colour)
+    ]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), parts))
 
 

@@ -41,10 +41,12 @@ def executed(tmp_path_factory):
     book.metadata.language_info = {"name": "python"}
     nbformat.write(book, folder / "in.ipynb")
     papermill.execute_notebook(
-        str(folder / "in.ipynb"), str(folder / "out.ipynb"), kernel_name="python3",
+        str(folder / "in.ipynb"),
+        str(folder / "out.ipynb"),
+        kernel_name="python3",
         parameters={"RUN_DIR": str(folder / "r"), "FIGURES_DIR": str(folder / "f")},
         progress_bar=False,
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -67,8 +69,10 @@ def test_provenance_has_the_parameters_but_not_where_results_go(executed):
     assert (executed / "r" / "02_translation.measured.csv").exists()
 
 
-@pytest.mark.parametrize("metadata", [{}, {"image/png": {"width": 3}}, {"x": "y"},
-                                      {outputs.METADATA_KEY: "02_trial"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "metadata",
+    [{}, {"image/png": {"width": 3}}, {"x": "y"}, {outputs.METADATA_KEY: "02_trial"}],
+)
 def test_an_output_that_says_nothing_shows_nothing(metadata):
     assert outputs.read_metadata({"metadata": metadata}) == {}
     assert outputs.read_metadata({}) == {}

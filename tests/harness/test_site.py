@@ -128,9 +128,13 @@ def test_a_number_leads_to_its_row_cell_parameters_and_hashes(built):
     article = re.search(
         r'<article class="claim [\w-]+" id="R1">.*?</article>', index, re.S
     )
-    for part in ("not reproduced", "score 0.93 [0.91, 0.95] exceeds 0.1",
-                 'href="claims.html#R1"', 'href="02_translation.html#02_loop"',
-                 'href="02_translation.html#cell-3"'):  # fmt: skip
+    for part in (
+        "not reproduced",
+        "score 0.93 [0.91, 0.95] exceeds 0.1",
+        'href="claims.html#R1"',
+        'href="02_translation.html#02_loop"',
+        'href="02_translation.html#cell-3"',
+    ):
         assert part in article[0], part
     rows = (built / "site/data/02_translation.measured.csv").read_text().splitlines()
     section = re.search(
@@ -167,10 +171,15 @@ def test_model_text_is_shown_and_never_runs(built):
     assert "nowhere" in page and "gone.md" not in page
 
 
-@pytest.mark.parametrize("formula", [
-    r"\text{<script>alert(1)</script>}", r"\href{javascript:alert(1)}{x}",
-    r"\style{background:url(http://a.b)}{x}", r"\text{<img src=x onerror=a()>}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"\text{<script>alert(1)</script>}",
+        r"\href{javascript:alert(1)}{x}",
+        r"\style{background:url(http://a.b)}{x}",
+        r"\text{<img src=x onerror=a()>}",
+    ],
+)
 def test_a_formula_is_signs_or_stays_as_typed(formula):
     def made(text):
         html = sanitize.clean(sanitize.prose(f"a ${text}$ b"))
@@ -188,8 +197,12 @@ def test_a_formula_is_signs_or_stays_as_typed(formula):
 def test_what_a_picture_says_of_itself_is_not_written_into_the_page(built):
     path = files.run_dir("mine", str(built / "runs" / "mine")) / "02_translation.ipynb"
     book = nbformat.read(path, as_version=4)
-    picture = next(o for c in book.cells for o in c.get("outputs", [])
-                   if "image/png" in o.get("data", {}))  # fmt: skip
+    picture = next(
+        o
+        for c in book.cells
+        for o in c.get("outputs", [])
+        if "image/png" in o.get("data", {})
+    )
     picture.metadata = {"image/png": {"width": "1 onerror=alert(7)"}}
     picture.data["image/png"] = picture.data["image/png"][:-8]  # no kept figure's
     book.cells[0].attachments = {"x.png": {"image/png": "aGk="}}
