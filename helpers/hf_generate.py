@@ -19,6 +19,16 @@ from .decode import StopFn, make_step_fn, run_loop, stopping_criterion
 from .mixture import MixtureConfig, WeightRule, resolve_config, sharpened
 from .models import LM
 
+UNSUPPORTED = (  # settings of generate() that would be ignored
+    "output_scores",
+    "output_logits",
+    "output_attentions",
+    "output_hidden_states",
+    "prompt_lookup_num_tokens",
+    "assistant_model",
+    "streamer",
+)
+
 
 def concept_decoding(
     config: MixtureConfig | None = None, weight_rule: WeightRule = sharpened
@@ -28,7 +38,8 @@ def concept_decoding(
     The loop feeds mixtures and returns what generate() returns: prompt ids followed by
     the argmax ids, padded after a row has stopped. Logits processors of the generation
     config (a repetition penalty, say) act before the weights and see the argmax ids.
-    Beams, several sequences a prompt and a cache that holds a prefix raise ValueError.
+    Beams, several sequences a prompt, a cache that holds a prefix and what UNSUPPORTED
+    names raise ValueError.
     """
     config = resolve_config(config, weight_rule)
 
@@ -42,6 +53,9 @@ def concept_decoding(
     ) -> Any:
         if max(generation_config.num_beams, generation_config.num_return_sequences) > 1:
             raise ValueError("concept_decoding takes one beam, one sequence a prompt")
+        for name in UNSUPPORTED:
+            if getattr(generation_config, name, None) or inputs.get(name) is not None:
+                raise ValueError(f"concept_decoding does not support {name}")
         cache = inputs.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:
             raise ValueError("concept_decoding starts from an empty past_key_values")

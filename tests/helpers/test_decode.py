@@ -518,7 +518,10 @@ def test_plug_in_takes_generate_s_own_settings(tiny):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("given", [{"num_beams": 2}, {"num_return_sequences": 2}])
+@pytest.mark.parametrize("given", [
+    {"num_beams": 2}, {"num_return_sequences": 2}, {"output_scores": True},
+    {"output_hidden_states": True},
+])  # fmt: skip
 def test_plug_in_refuses_what_it_cannot_do(tiny, given):
     with pytest.raises(ValueError, match="^concept_decoding[^\n]*$"):
         tiny.model.generate(
@@ -569,6 +572,21 @@ def test_bad_input_is_refused_before_the_first_step(tiny, given, says, monkeypat
     with pytest.raises(ValueError) as refused:
         generate_concepts(tiny, **{"steps": 2} | given)
     assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_model_without_a_cache_takes_one_step():
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    config = OpenAIGPTConfig(vocab_size=99, n_embd=32, n_layer=1, n_head=2)
+    lm = LM(OpenAIGPTLMHeadModel(config).eval())
+    with pytest.raises(ValueError, match="OpenAIGPTLMHeadModel returns no key-value"):
+        generate_concepts(lm, IDS[:1], steps=2)
+
+
+def test_a_model_that_states_no_context_length_runs():
+    model = tiny_model("bloom", n_head=4, n_layer=1)
+    del model.config.max_position_embeddings
+    assert generate_concepts(LM(model), IDS[:1], steps=2).lengths == 2
 
 
 def test_a_context_filled_to_the_last_position_runs(tiny):

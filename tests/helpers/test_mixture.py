@@ -135,6 +135,15 @@ def test_mix_is_the_dense_product():
     assert torch.allclose(mix(weights.probs, weights.indices, embed), dense, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ids_of_any_whole_type_name_rows(dtype):
+    """As many uint8 ids as the table has rows would be read as a mask by torch."""
+    embed, probs = torch.randn(4, 6).to(dtype), torch.tensor([0.4, 0.3, 0.2, 0.1])
+    ids = torch.tensor([3, 1, 1, 0])
+    for kind in (torch.uint8, torch.int32):
+        assert torch.equal(mix(probs, ids.to(kind), embed), mix(probs, ids, embed))
+
+
 def test_one_row_of_logits_needs_no_batch():
     logits = torch.randn(30)
     alone, batch = mixture_weights(logits), mixture_weights(logits[None])
