@@ -1,10 +1,13 @@
 """What differs between `generate` on ids and on embeddings, one thing at a time (I3).
 
-    DIFFERENCES        the settings that act on one path and not on the other
-    both_ways          the same prompts as ids and as embeddings under one of them
-    every_difference   under all of them, chat and plain
-    one_vector         prompts of one vector, right, and with the fault of 4.49-4.57
-    path_parts, rival_parts   parts of claims I3 and I1
+    SETTINGS               settings that act on one path and not on the other
+    compare_paths          the same prompts as ids and as embeddings under one of them
+    compare_all_settings   under all of them, chat and plain
+    compare_one_vector     prompts of one vector, right, and with the fault of 4.49-4.57
+    distinct_tokens        tokens to make such prompts of
+    mismatch_rates         shares of differing texts, for the figure
+    mismatch_estimates     the parts of claim I3
+    rival_estimates        the rivals of the slice among the parts of claim I1
 
 The repetition penalty sees prompt ids only where there are ids; a mask is inferred from
 padding only where there are ids, and only if the padding token is no end token (in
@@ -26,13 +29,14 @@ from experiments.hf_reference import (
 )
 from experiments.scoring import token_ids
 from experiments.stats import Estimate, bootstrap
+from experiments.token_id_brittleness.noise_radius import rate_table
 
 if TYPE_CHECKING:
     from helpers.models import LM
 
 # Qwen2.5-1.5B-Instruct's published generation config, taken apart.
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
-DIFFERENCES = {
+SETTINGS = {
     "bare": {},
     "penalty": {"repetition_penalty": 1.1},
     "sampling": SAMPLING,
@@ -41,83 +45,96 @@ DIFFERENCES = {
 }
 
 
-def both_ways(
-    lm: LM, prompts: list, difference: str, max_new_tokens: int = 50, seed: int = 0
+def compare_paths(
+    lm: LM, prompts: list, setting: str, max_new_tokens: int = 50, seed: int = 0
 ) -> pd.DataFrame:
-    """The same prompts as ids and as embeddings, decoded rightly, under one difference.
+    """Generate from ids and from embeddings, decoded rightly, under one of SETTINGS.
 
-    difference: a key of DIFFERENCES. Sampling starts from one seed on both sides.
-    Columns: difference, prompt, ids, embeds (new text), same, empty (of embeds).
+    Sampling starts from one seed on both sides. Columns: difference (the setting),
+    prompt, ids, embeds (new text), same, empty (of embeds).
     """
-    rows, new = token_ids(lm, prompts), {}
-    settings = DIFFERENCES[difference]
+    rows, texts = token_ids(lm, prompts), {}
+    settings = SETTINGS[setting]
     longest = max(map(len, rows))
     for source in INPUTS:
         torch.manual_seed(seed)
         out = generate_tokens(lm, rows, source, max_new_tokens, **settings)
         if source == "ids":
-            skip = [longest if settings.get("padded") else len(row) for row in rows]
-            out = [row[n:] for n, row in zip(skip, out)]
-        new[source] = lm.tokenizer.batch_decode(out, skip_special_tokens=True)
-    frame = pd.DataFrame({"difference": difference, "prompt": range(len(rows)), **new})
+            prompt_lengths = [
+                longest if settings.get("padded") else len(row) for row in rows
+            ]
+            out = [new[length:] for length, new in zip(prompt_lengths, out)]
+        texts[source] = lm.tokenizer.batch_decode(out, skip_special_tokens=True)
+    frame = pd.DataFrame({"difference": setting, "prompt": range(len(rows)), **texts})
     frame["same"] = frame["ids"] == frame["embeds"]
     return frame.assign(empty=frame["embeds"].str.strip() == "")
 
 
-def every_difference(
+def compare_all_settings(
     lm: LM, chat: list, plain: list, max_new_tokens: int = 24, seed: int = 0
 ) -> pd.DataFrame:
-    """`both_ways` under each of DIFFERENCES, for chat and for plain prompts."""
-    return pd.concat(
-        [
-            both_ways(lm, prompts, name, max_new_tokens, seed).assign(format=kind)
-            for name in DIFFERENCES
-            for kind, prompts in (("chat", chat), ("plain", plain))
-        ],
-        ignore_index=True,
-    )
+    """Run `compare_paths` under each of SETTINGS, for chat and for plain prompts."""
+    frames = [
+        compare_paths(lm, prompts, name, max_new_tokens, seed).assign(format=kind)
+        for name in SETTINGS
+        for kind, prompts in (("chat", chat), ("plain", plain))
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
-def one_vector(lm: LM, tokens: list[int], max_new_tokens: int = 50) -> pd.DataFrame:
-    """Prompts of one vector: as an id, as an embedding, and re-fed at every step.
+def distinct_tokens(lm: LM, prompts: list) -> list[int]:
+    """List the ids that prompts hold, each once, in order."""
+    return sorted({i for row in token_ids(lm, prompts) for i in row})
+
+
+def compare_one_vector(
+    lm: LM, tokens: list[int], max_new_tokens: int = 50
+) -> pd.DataFrame:
+    """Generate from one-token prompts: as an id, an embedding, and re-fed at each step.
 
     Columns: token, ids, embeds, refed (new text), same (ids = embeds), refed_empty.
     """
-    prompts, new = [[token] for token in tokens], {}
+    single, new = [[token] for token in tokens], {}
     for source in INPUTS:
-        out = generate_tokens(lm, prompts, source, max_new_tokens)
+        out = generate_tokens(lm, single, source, max_new_tokens)
         new[source] = [row[source == "ids" :] for row in out]
-    vectors = lm.embed[torch.tensor(tokens, device=lm.device)]
-    again = refeed_each_step(lm, vectors, max_new_tokens)
-    new["refed"] = [truncate_at_eos(row, lm.eos_ids) for row in again]
+    refed = refeed_each_step(lm, lm.embed[tokens], max_new_tokens)
+    new["refed"] = [truncate_at_eos(row, lm.eos_ids) for row in refed]
     texts = {
         name: lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
         for name, rows in new.items()
     }
-    frame = pd.DataFrame({"token": lm.tokenizer.batch_decode(prompts), **texts})
+    frame = pd.DataFrame({"token": lm.tokenizer.batch_decode(single), **texts})
     frame["same"] = frame["ids"] == frame["embeds"]
     return frame.assign(refed_empty=frame["refed"].str.strip() == "")
 
 
+def mismatch_rates(paths: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Share of prompts whose texts differ, with its interval, by setting and format."""
+    differs = paths.assign(differs=~paths["same"])
+    return rate_table(differs, ["difference", "format"], "differs", seed)
+
+
 def mismatch_estimates(paths: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """I3's parts from `every_difference`: shares of prompts whose texts differ."""
+    """I3's parts from `compare_all_settings`: shares of prompts whose texts differ."""
     return {
-        f"mismatch_{name}".replace(" ", "_"): bootstrap(
-            (~group["same"]).astype(float), seed=seed
-        )
-        for name, group in paths.groupby("difference", sort=False)
+        f"mismatch_{name}".replace(" ", "_"): bootstrap(~same, seed=seed)
+        for name, same in paths.groupby("difference", sort=False)["same"]
     }
 
 
-def rival_estimates(paths: pd.DataFrame, single: pd.DataFrame, seed=0) -> dict:
+def rival_estimates(
+    paths: pd.DataFrame, single: pd.DataFrame, seed: int = 0
+) -> dict[str, Estimate]:
     """I1's rivals: the share of empty texts that each gives by itself, nothing sliced.
 
-    paths: `every_difference`, of which the chat prompts count. single: `one_vector`.
+    paths: `compare_all_settings`, of which the chat prompts count. single:
+    `compare_one_vector`.
     """
-    chat = paths[paths["format"] == "chat"].groupby("difference", sort=False)
-    empty = {name: group["empty"].astype(float) for name, group in chat}
-    empty["one vector, re-fed"] = single["refed_empty"].astype(float)
+    chat = paths[paths["format"] == "chat"]
+    empty = dict(list(chat.groupby("difference", sort=False)["empty"]))
+    empty["one vector, re-fed"] = single["refed_empty"]
     return {
-        f"empty_{name}".replace(",", "").replace(" ", "_"): bootstrap(e, seed=seed)
-        for name, e in empty.items()
+        f"empty_{name}".replace(",", "").replace(" ", "_"): bootstrap(texts, seed=seed)
+        for name, texts in empty.items()
     }

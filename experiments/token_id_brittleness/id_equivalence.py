@@ -4,16 +4,18 @@
     check_relabelling                shuffle the vocabulary: only names may change
     check_copied_row                 a new id whose input row copies another's
     check_swapped_row                two ids trade input rows and keep their names
+    swap_ids                         the permutation of ids that exchanges two
+    replaced                         other tensors in place of parameters, for a while
 
-Each returns a frame, one row a prompt, mismatches among them; equality is bit for bit,
-so that a NaN is a mismatch too. Models that look up more vectors by id in every layer
-(Gemma 3n; Gemma 4 where it has per-layer inputs) do have a second track, and are
+A check returns a frame, one row a prompt, mismatches among them; equality is bit for
+bit, so that a NaN is a mismatch too. Models that look up more vectors by id in every
+layer (Gemma 3n; Gemma 4 where it has per-layer inputs) do have a second track, and are
 reported. An edit lasts while its check runs: the model is handed back unchanged.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,14 +23,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from experiments.scoring import equal_length_batches, token_ids
+from experiments.scoring import equal_length_batches, rows_per_batch, token_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from helpers.models import LM
-
-LOGITS = 2**25  # most logits of one batch, to bound the memory of a large vocabulary
 
 
 def check_id_embedding_equivalence(lm: LM, prompts: list) -> pd.DataFrame:
@@ -41,10 +41,10 @@ def check_id_embedding_equivalence(lm: LM, prompts: list) -> pd.DataFrame:
     """
     table = lm.model.get_input_embeddings()
 
-    def pair(ids):
+    def both(ids):
         return _logits(lm, input_ids=ids), _logits(lm, inputs_embeds=table(ids))
 
-    return _compare(lm, prompts, pair)
+    return _compare(lm, prompts, both)
 
 
 def check_relabelling(lm: LM, prompts: list, seed: int = 0) -> pd.DataFrame:
@@ -55,75 +55,72 @@ def check_relabelling(lm: LM, prompts: list, seed: int = 0) -> pd.DataFrame:
     False by rounding alone: judge max_difference and argmax_equal.
     """
     table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
-    rows = table.weight.shape[0]
     generator = torch.Generator().manual_seed(seed)
-    new_id = torch.randperm(rows, generator=generator).to(lm.device)
+    new_id = torch.randperm(table.weight.shape[0], generator=generator).to(lm.device)
     old_id = new_id.argsort()
-    bias = getattr(head, "bias", None)
-    changes = [(m, "weight", m.weight[old_id]) for m in (table, head)]
-    if bias is not None:
-        changes.append((head, "bias", bias[old_id]))
+    changes = [(module, "weight", module.weight[old_id]) for module in (table, head)]
+    if getattr(head, "bias", None) is not None:
+        changes.append((head, "bias", head.bias[old_id]))
 
-    def pair(ids):
+    def both(ids):
         before = _logits(lm, input_ids=ids)
         with replaced(changes):
             return before, _logits(lm, input_ids=new_id[ids])[..., new_id]
 
-    return _compare(lm, prompts, pair)
+    return _compare(lm, prompts, both)
 
 
-def check_copied_row(lm: LM, prompts: list, token: int | None = None) -> pd.DataFrame:
+def check_copied_row(lm: LM, prompts: list, token: int) -> pd.DataFrame:
     """Add an input row that copies `token`'s, and write the new id where token stood.
 
-    The head is left as it is, so that nothing but the id's name is new. token: an id;
-    None takes the one found in most prompts. Prompts that do not hold it test nothing
-    and have no row. Columns as in the first check.
+    The head is left as it is, so that nothing but the id's name is new. Prompts that do
+    not hold the token test nothing and have no row. Columns as in the first check.
     """
     table = lm.model.get_input_embeddings()
-    prompts, token = _holding(lm, prompts, token)
-    new = table.weight.shape[0]
+    new_id = table.weight.shape[0]
     longer = torch.cat([table.weight, table.weight[token][None]])
 
-    def pair(ids):
+    def both(ids):
         before = _logits(lm, input_ids=ids)
         with replaced([(table, "weight", longer)]):
-            return before, _logits(lm, input_ids=ids.masked_fill(ids == token, new))
+            return before, _logits(lm, input_ids=ids.masked_fill(ids == token, new_id))
 
-    return _compare(lm, prompts, pair)
+    return _compare(lm, _holding(lm, prompts, token), both)
 
 
-def check_swapped_row(
-    lm: LM, prompts: list, other: int, token: int | None = None
-) -> pd.DataFrame:
+def check_swapped_row(lm: LM, prompts: list, token: int, other: int) -> pd.DataFrame:
     """Let `token` and `other` trade input rows (not head rows), and feed the same ids.
 
     as_row: the logits are those of the other id's prompt before the trade, bit for bit;
     as_id: they are still those of the same prompt. follows_row = as_row and not as_id.
+    Prompts that do not hold the token have no row.
     """
-    table = lm.model.get_input_embeddings()
-    prompts, token = _holding(lm, prompts, token)
-    traded = torch.arange(table.weight.shape[0], device=lm.device)
-    traded[[token, other]] = traded[[other, token]]
-    weight = table.weight[traded]
+    prompts = _holding(lm, prompts, token)
+    table, swapped = lm.model.get_input_embeddings(), swap_ids(lm, token, other)
+    weight = table.weight[swapped]
 
-    still = []
-
-    def pair(ids):
+    def after(ids):
         with replaced([(table, "weight", weight)]):
-            after = _logits(lm, input_ids=ids)
-        before = _logits(lm, input_ids=ids)
-        still.extend(torch.equal(x, y) for x, y in zip(before, after))
-        return _logits(lm, input_ids=traded[ids]), after
+            return _logits(lm, input_ids=ids)
 
-    frame = _compare(lm, prompts, pair).rename(columns={"equal": "as_row"})
-    order = [i for group in _groups(lm, prompts) for i in group]
-    frame["as_id"] = pd.Series(still, index=order)
-    frame["follows_row"] = frame["as_row"] & ~frame["as_id"]
-    return frame
+    by_row = _compare(
+        lm, prompts, lambda ids: (_logits(lm, input_ids=swapped[ids]), after(ids))
+    )
+    by_id = _compare(lm, prompts, lambda ids: (_logits(lm, input_ids=ids), after(ids)))
+    frame = by_row.rename(columns={"equal": "as_row"}).assign(as_id=by_id["equal"])
+    return frame.assign(follows_row=frame["as_row"] & ~frame["as_id"])
+
+
+def swap_ids(lm: LM, a: int, b: int) -> Tensor:
+    """All ids (V,) in order, but a and b exchanged: `swap_ids(lm, a, b)[ids]`."""
+    rows = lm.model.get_input_embeddings().weight.shape[0]
+    swapped = torch.arange(rows, device=lm.device)
+    swapped[[a, b]] = swapped[[b, a]]
+    return swapped
 
 
 @contextmanager
-def replaced(changes: list[tuple[nn.Module, str, Tensor]]):
+def replaced(changes: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
     """Put other tensors in place of parameters, and the old ones back at the end.
 
     Replacing the input table alone leaves a tied head its old rows: it unties them.
@@ -138,36 +135,27 @@ def replaced(changes: list[tuple[nn.Module, str, Tensor]]):
             setattr(module, name, parameter)
 
 
-def _compare(lm, prompts, pair) -> pd.DataFrame:
-    """Rows of both sides of `pair(ids (B,T)) -> two (B,T,V)`, in the prompts' order."""
-    rows, found = token_ids(lm, prompts), []
-    for group in _groups(lm, rows):
-        with torch.no_grad():
-            left, right = pair(torch.tensor([rows[i] for i in group], device=lm.device))
-        for i, a, b in zip(group, left, right):
+@torch.no_grad()
+def _compare(lm: LM, prompts: list, both: Callable) -> pd.DataFrame:
+    """One row a prompt, in order, from both(ids (B,T)) -> two tensors (B,T,V)."""
+    rows, found = token_ids(lm, prompts), {}
+    size = rows_per_batch(lm, max(map(len, rows)))
+    for batch in equal_length_batches(rows, size):
+        ids = torch.tensor([rows[i] for i in batch], device=lm.device)
+        for i, a, b in zip(batch, *both(ids)):
             gap, same = (a - b).abs().max(), torch.equal(a.argmax(-1), b.argmax(-1))
-            found.append((i, len(rows[i]), torch.equal(a, b), float(gap), same))
+            found[i] = (i, len(rows[i]), torch.equal(a, b), float(gap), same)
     columns = ["prompt", "tokens", "equal", "max_difference", "argmax_equal"]
-    return pd.DataFrame(found, columns=columns).sort_values("prompt", ignore_index=True)
+    return pd.DataFrame([found[i] for i in sorted(found)], columns=columns)
 
 
-def _groups(lm, rows) -> list[list[int]]:
-    """Batches of prompts of one length that keep the logits at a bearable size."""
-    wide = lm.model.get_input_embeddings().weight.shape[0] * max(map(len, rows))
-    return equal_length_batches(rows, max(1, min(64, LOGITS // wide)))
-
-
-def _logits(lm, **inputs) -> Tensor:
+def _logits(lm: LM, **inputs: Tensor) -> Tensor:
     return lm.model(**inputs, use_cache=False).logits.float()
 
 
-def _holding(lm, prompts, token) -> tuple[list[list[int]], int]:
-    """The prompts that hold `token`, or the token found in most of them."""
-    rows = token_ids(lm, prompts)
-    if token is None:
-        counts = Counter(i for row in rows for i in sorted(set(row)))
-        token = counts.most_common(1)[0][0]
-    rows = [row for row in rows if token in row]
+def _holding(lm: LM, prompts: list, token: int) -> list[list[int]]:
+    """The prompts, as ids, that hold `token`; ValueError where there is none."""
+    rows = [row for row in token_ids(lm, prompts) if token in row]
     if not rows:
         raise ValueError(f"token {token} is in none of the prompts: take one they hold")
-    return rows, token
+    return rows

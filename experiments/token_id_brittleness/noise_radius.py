@@ -1,47 +1,66 @@
-"""What is read off disturbed prompts: rates, radii, and whether they fall in a step.
+"""Rates, noise radii, and whether a rate falls in a step, from perturbed prompts.
 
-    rates            shares with their intervals, for tables and figures
-    radius           the dose of noise that halves the clean rate
-    radius_ratio     one kind's radius over another's
-    share_of_clean   a disturbed rate over the clean one
-    step_share       the largest drop as a share of the whole drop
-    parts            the parts of claim I4
+    rate_table           means with their intervals, for tables and figures
+    dose_curves          rates and divergences over the dose, for the figure
+    noise_radius         the dose of noise that halves the clean rate
+    noise_radius_ratio   one kind's radius over another's
+    share_of_clean       a perturbed rate over the clean one
+    step_share           the largest drop as a share of the whole drop
+    noise_estimates      the parts of claim I4
 
-Frames come from brittleness.py: one row an item and disturbance. Intervals draw items
-again, so that an item's whole curve is kept together.
+Frames come from dose_response.py: one row an item and perturbation. Intervals draw
+items again, so that an item's whole curve is kept together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
 from experiments import stats
+from experiments.stats import Estimate
+
+LABELS = {"followed": "format followed", "kl": "KL of the first token (nats)"}
 
 
 def rate_table(
-    frame: pd.DataFrame, by: list[str], value="followed", seed=0
+    frame: pd.DataFrame, by: list[str], column: str = "followed", seed: int = 0
 ) -> pd.DataFrame:
-    """Mean of a column over items with its 95 % interval, for each group of `by`."""
+    """Average a column over items, with its 95 % interval, for each group of `by`."""
     found = []
-    for key, group in frame.groupby(by, sort=False):
-        e = stats.bootstrap(group[value].astype(float).tolist(), seed=seed)
+    for key, values in frame.groupby(by, sort=False)[column]:
+        e = stats.bootstrap(values, seed=seed)
         found.append((*key, e.value, e.low, e.high, e.n))
     return pd.DataFrame(found, columns=[*by, "value", "low", "high", "n"])
 
 
-def noise_radius(frame: pd.DataFrame, kind: str, seed: int = 0) -> stats.Estimate:
-    """The dose that halves the clean rate; the largest dose where none does."""
-    doses, table = _table(frame, kind)
+def dose_curves(doses: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """`rate_table` by kind and dose, of what LABELS names, one below the other."""
+    tables = [
+        rate_table(doses, ["kind", "dose"], column, seed).assign(measure=label)
+        for column, label in LABELS.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def noise_radius(frame: pd.DataFrame, kind: str, seed: int = 0) -> Estimate:
+    """Estimate the dose that halves the clean rate; the largest where none does."""
+    doses, table = _curves(frame, kind)
     return _over_items(table, lambda t: _half_dose(doses, t), seed)
 
 
 def noise_radius_ratio(
-    frame: pd.DataFrame, kind="markers", ordinary="instruction words", seed: int = 0
-) -> stats.Estimate:
-    """One kind's radius over another's: below 1, it stands less noise."""
-    doses, table = _table(frame, kind)
-    both = np.stack([table, _table(frame, ordinary)[1]], axis=1)
+    frame: pd.DataFrame,
+    kind: str = "markers",
+    ordinary: str = "instruction words",
+    seed: int = 0,
+) -> Estimate:
+    """Estimate one kind's radius over another's: below 1, it stands less noise."""
+    doses, table = _curves(frame, kind)
+    both = np.stack([table, _curves(frame, ordinary)[1]], axis=1)
 
     def ratio(curves):
         first, second = (_half_dose(doses, curves[..., k, :]) for k in (0, 1))
@@ -51,22 +70,25 @@ def noise_radius_ratio(
 
 
 def share_of_clean(
-    frame: pd.DataFrame, column: str, clean, other, kind="markers", seed: int = 0
-) -> stats.Estimate:
-    """The rate where column == other over the rate where it == clean, item by item."""
-    table = frame[frame["kind"] == kind].pivot(
-        index="item", columns=column, values="followed"
-    )
+    frame: pd.DataFrame,
+    column: str,
+    clean: float | str,
+    other: float | str,
+    kind: str = "markers",
+    seed: int = 0,
+) -> Estimate:
+    """Estimate the rate where column == other over that where it == clean."""
+    table = _by_item(frame, kind, column)
     a, b = (table[value].to_numpy(float) for value in (other, clean))
     return stats.ratio(a, b, seed=seed)
 
 
-def step_share(frame: pd.DataFrame, kind="markers", seed: int = 0) -> stats.Estimate:
-    """The largest drop between neighbouring doses, as a share of the whole drop.
+def step_share(frame: pd.DataFrame, kind: str = "markers", seed: int = 0) -> Estimate:
+    """Estimate the largest drop between neighbouring doses, as a share of the whole.
 
     1 is a step. Raises ValueError where the rate does not fall.
     """
-    _, table = _table(frame, kind)
+    _, table = _curves(frame, kind)
     if table[:, 0].mean() <= table[:, -1].mean():
         raise ValueError(f"noise on {kind} does not lower the rate: no drop to share")
 
@@ -78,7 +100,9 @@ def step_share(frame: pd.DataFrame, kind="markers", seed: int = 0) -> stats.Esti
     return _over_items(table, share, seed)
 
 
-def noise_estimates(doses: pd.DataFrame, edited: pd.DataFrame, seed: int = 0) -> dict:
+def noise_estimates(
+    doses: pd.DataFrame, edited: pd.DataFrame, seed: int = 0
+) -> dict[str, Estimate]:
     """I4's parts: format@dose, format_small, radius_ratio, step_share, ...
 
     step_share is missing where noise on the markers does not lower the rate at all.
@@ -86,7 +110,7 @@ def noise_estimates(doses: pd.DataFrame, edited: pd.DataFrame, seed: int = 0) ->
     """
     curve = rate_table(doses[doses["kind"] == "markers"], ["dose"], seed=seed)
     out = {
-        f"format@{r.dose:g}": stats.Estimate(r.value, r.low, r.high, r.n, seed)
+        f"format@{r.dose:g}": Estimate(r.value, r.low, r.high, r.n, seed)
         for r in curve.itertuples()
     }
     if out["format@0"].value == 0:
@@ -100,22 +124,24 @@ def noise_estimates(doses: pd.DataFrame, edited: pd.DataFrame, seed: int = 0) ->
             name = f"{kind} {edit}".replace(" ", "_").rstrip("%")
             out[name] = share_of_clean(edited, "edit", "as it is", edit, kind, seed)
     out["format_paraphrased"] = out["markers_in_plain_words"]
-    try:
+    with suppress(ValueError):  # no drop to share
         out["step_share"] = step_share(doses, seed=seed)
-    except ValueError:
-        pass
     return out
 
 
-def _table(frame, kind) -> tuple[np.ndarray, np.ndarray]:
+def _by_item(frame: pd.DataFrame, kind: str, column: str) -> pd.DataFrame:
+    """Whether each item followed, items down and the values of a column across."""
+    rows = frame[frame["kind"] == kind]
+    return rows.pivot(index="item", columns=column, values="followed")
+
+
+def _curves(frame: pd.DataFrame, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Doses (N,), and whether each item followed at each (items, N)."""
-    table = frame[frame["kind"] == kind].pivot(
-        index="item", columns="dose", values="followed"
-    )
+    table = _by_item(frame, kind, "dose")
     return table.columns.to_numpy(float), table.to_numpy(float)
 
 
-def _over_items(table, statistic, seed) -> stats.Estimate:
+def _over_items(table: np.ndarray, statistic: Callable, seed: int) -> Estimate:
     """Bootstrap of a statistic of the mean over items of table (items, ...)."""
 
     def of_items(i):  # item numbers (..., n), so that an item's curve stays whole

@@ -1,31 +1,35 @@
-"""Chat prompts taken apart, and their tokens disturbed: embeddings to feed.
+"""Chat prompts taken apart and their tokens perturbed: embeddings to feed.
 
-    dissect      a prompt's positions: markers, instruction words, template words
-    as_is        nothing done
-    noised       rows plus noise of a size in RMS of each row
-    mixed        rows moved towards another token's
-    exchanged    markers trade places, start for end; words with their neighbour
-    deleted      left out
-    as_text      markers spelled out, or rewritten `in_plain_words`, as characters
+    locate_markers         positions of markers, instruction words, template words
+    mark_instructions      the same for instructions of the suite
+    unchanged              the prompt's own embeddings
+    with_noise             rows plus noise of a size in RMS of each row
+    interpolated           rows moved towards another token's
+    with_swapped_tokens    markers trade places, start for end; words with a neighbour
+    with_tokens_removed    left out
+    with_markers_as_text   markers spelled out as characters, or rewritten
+    plain_words_for        such a rewriting, into plain English
 
-Each of these gives the (T,D) embeddings of one prompt. Nothing but the tokens of one
-kind is touched, so that the same thing can be done to markers and to ordinary words.
+Each of the six that perturb gives the (T,D) embeddings of one prompt. Nothing but the
+tokens of one kind is touched, so that the same can be done to markers and to words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from experiments.prompts import SUITES
 from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from experiments.prompts import Item
     from helpers.models import LM
 
 KINDS = ("markers", "instruction words", "template words")
@@ -40,53 +44,60 @@ class MarkedPrompt:
     """
 
     text: str
-    gold: str
+    gold: str  # the right answer
     ids: list[int]
     positions: dict[str, list[int]]
 
 
-def locate_markers(lm: LM, items: list, seed: int = 0) -> list[MarkedPrompt]:
-    """Parts of each item's chat prompt. Markers are the special tokens it holds.
+def locate_markers(lm: LM, items: list[Item], seed: int = 0) -> list[MarkedPrompt]:
+    """Take each item's chat prompt apart; markers are the special tokens it holds.
 
     Raises ValueError where the template has none, or the tokenizer no offsets.
     """
     if not lm.tokenizer.is_fast:
         raise ValueError(f"{lm.name} needs a fast tokenizer: it alone tells offsets")
-    markers_of, found = special_token_ids(lm), []
+    special, found = special_token_ids(lm), []
     for number, item in enumerate(items):
         text = chat_prompt(lm, item.prompt)
-        coded = lm.tokenizer(
+        start = text.rindex(item.prompt)
+        end = start + len(item.prompt)
+        encoded = lm.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
-        ids, start = coded["input_ids"], text.rindex(item.prompt)
-        inside = [
-            start <= a and b <= start + len(item.prompt)
-            for a, b in coded["offset_mapping"]
-        ]
-        markers = [i for i, token in enumerate(ids) if token in markers_of]
+        ids = encoded["input_ids"]
+        by_kind: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        for i, (token, (a, b)) in enumerate(zip(ids, encoded["offset_mapping"])):
+            inside = start <= a and b <= end
+            kind = KINDS[0 if token in special else 1 if inside else 2]
+            by_kind[kind].append(i)
+        markers = by_kind["markers"]
         if not markers:
             raise ValueError(f"{lm.name}'s chat template has no special tokens")
         rng = np.random.default_rng([seed, number])
-        words = {
-            kind: [i for i, w in enumerate(inside) if w is here and i not in markers]
-            for kind, here in (("instruction words", True), ("template words", False))
-        }
         positions = {"markers": markers}
-        for kind, all_of in words.items():
-            count = min(len(markers), len(all_of))
-            positions[kind] = sorted(rng.choice(all_of, count, replace=False).tolist())
+        for kind in KINDS[1:]:
+            count = min(len(markers), len(by_kind[kind]))
+            drawn = rng.choice(by_kind[kind], count, replace=False)
+            positions[kind] = sorted(drawn.tolist())
         found.append(MarkedPrompt(text, item.gold, ids, positions))
     return found
 
 
-def unchanged(lm: LM, part: MarkedPrompt) -> Tensor:
-    """The prompt's own embeddings."""
-    return _rows(lm, part.ids)
+def mark_instructions(lm: LM, n: int, seed: int = 0) -> list[MarkedPrompt]:
+    """Take the first n instructions of the suite apart."""
+    return locate_markers(lm, list(SUITES["instructions"][:n]), seed)
 
 
-def with_noise(lm: LM, part: MarkedPrompt, kind: str, dose: float, seed) -> Tensor:
-    """Normal noise of `dose` x the RMS of each row; its direction hangs on the seed."""
-    rows, where = _rows(lm, part.ids), part.positions[kind]
+def unchanged(lm: LM, prompt: MarkedPrompt) -> Tensor:
+    """Look up the prompt's own embeddings."""
+    return _rows(lm, prompt.ids)
+
+
+def with_noise(
+    lm: LM, prompt: MarkedPrompt, kind: str, dose: float, seed: list[int]
+) -> Tensor:
+    """Add normal noise of `dose` x the RMS of each row, its direction by the seed."""
+    rows, where = _rows(lm, prompt.ids), prompt.positions[kind]
     shape = len(where), rows.shape[1]
     noise = np.random.default_rng(seed).standard_normal(shape)
     rms = rows[where].pow(2).mean(-1, keepdim=True).sqrt()
@@ -94,57 +105,61 @@ def with_noise(lm: LM, part: MarkedPrompt, kind: str, dose: float, seed) -> Tens
     return rows
 
 
-def interpolated(lm: LM, part: MarkedPrompt, kind: str, share: float, seed) -> Tensor:
-    """Each row moved by `share` of the way to the row of a random ordinary token."""
-    rows, where = _rows(lm, part.ids), part.positions[kind]
+def interpolated(
+    lm: LM, prompt: MarkedPrompt, kind: str, share: float, seed: list[int]
+) -> Tensor:
+    """Move each row by `share` of the way to the row of a random ordinary token."""
+    rows, where = _rows(lm, prompt.ids), prompt.positions[kind]
     ordinary = np.setdiff1d(np.arange(lm.used), list(special_token_ids(lm)))
     others = np.random.default_rng(seed).choice(ordinary, len(where))
     rows[where] = torch.lerp(rows[where], _rows(lm, others), share)
     return rows
 
 
-def with_swapped_tokens(lm: LM, part: MarkedPrompt, kind: str) -> Tensor:
-    """Markers each in another's place (start for end); words by neighbouring pairs."""
-    ids, where = list(part.ids), part.positions[kind]
+def with_swapped_tokens(lm: LM, prompt: MarkedPrompt, kind: str) -> Tensor:
+    """Put markers in another's place (start for end), words in their neighbour's."""
+    ids, where = list(prompt.ids), prompt.positions[kind]
     if kind == "markers":
-        names = sorted({ids[i] for i in where})
-        turned = dict(zip(names, names[1:] + names[:1]))
+        markers = sorted({ids[i] for i in where})
+        following = dict(zip(markers, markers[1:] + markers[:1]))
         for i in where:
-            ids[i] = turned[ids[i]]
+            ids[i] = following[ids[i]]
     else:
         for a, b in zip(where[::2], where[1::2]):
             ids[a], ids[b] = ids[b], ids[a]
     return _rows(lm, ids)
 
 
-def with_tokens_removed(lm: LM, part: MarkedPrompt, kind: str) -> Tensor:
-    """The prompt without these tokens."""
-    gone = set(part.positions[kind])
-    return _rows(lm, [token for i, token in enumerate(part.ids) if i not in gone])
+def with_tokens_removed(lm: LM, prompt: MarkedPrompt, kind: str) -> Tensor:
+    """Leave these tokens out of the prompt."""
+    where = prompt.positions[kind]
+    return _rows(lm, [token for i, token in enumerate(prompt.ids) if i not in where])
 
 
 def with_markers_as_text(
-    lm: LM, part: MarkedPrompt, rewrite: Callable[[str], str] = str
+    lm: LM, prompt: MarkedPrompt, rewrite: Callable[[str], str] = str
 ) -> Tensor:
-    """Each marker's name rewritten, and the whole read as ordinary characters."""
-    text = part.text
-    for token in sorted({part.ids[i] for i in part.positions["markers"]}):
+    """Rewrite each marker's name, and read the whole as ordinary characters."""
+    text = prompt.text
+    for token in sorted({prompt.ids[i] for i in prompt.positions["markers"]}):
         name = lm.tokenizer.convert_ids_to_tokens(token)
         text = text.replace(name, rewrite(name))
-    coded = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-    return _rows(lm, coded["input_ids"])
+    ids = lm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    return _rows(lm, ids["input_ids"])
 
 
 def plain_words_for(lm: LM) -> Callable[[str], str]:
-    """A rewriting for `as_text`: what a marker means, in English."""
+    """Return a rewriting: what a marker means, in English."""
     ends = {lm.tokenizer.convert_ids_to_tokens(i) for i in lm.eos_ids}
     return lambda name: PLAIN_END if name in ends else PLAIN_START
 
 
 def special_token_ids(lm: LM) -> set[int]:
-    """Ids of tokens that the tokenizer never makes out of plain text."""
+    """List the ids that the tokenizer never makes out of plain text."""
+    if lm.tokenizer is None:
+        return set()
     return {*lm.tokenizer.all_special_ids, *lm.tokenizer.added_tokens_decoder}
 
 
-def _rows(lm, ids) -> Tensor:
+def _rows(lm: LM, ids: Sequence[int]) -> Tensor:
     return lm.embed[torch.as_tensor(ids, dtype=torch.long, device=lm.device)]

@@ -13,34 +13,42 @@ from torch import nn
 from helpers.models import LM
 
 VOCAB = 97
-SIZES = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+COMMON = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}
+GPT2_SIZES = COMMON | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+SIZES = COMMON | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+GEMMA_SIZES = SIZES | {
+    "layer_types": ["full_attention"] * 2,
+    "head_dim": 8,
+    "hidden_size_per_layer_input": 8,
+    "laurel_rank": 4,
+    "vocab_size_per_layer_input": VOCAB,
+    "num_kv_shared_layers": 0,
+    "activation_sparsity_pattern": [0.0, 0.0],
+    "altup_num_inputs": 2,
+}
 
 
 def random_model(architecture: str, seed: int = 0) -> LM:
-    """A two-layer model without a tokenizer; "gpt2", "qwen2", "llama" or "gemma3n".
+    """Build a two-layer "gpt2", "qwen2", "llama" or "gemma3n", without a tokenizer.
 
     Weights are larger than usual, so that different tokens give different logits.
     """
     import transformers as t
 
-    full = {"layer_types": ["full_attention"] * 2}
+    tied, untied = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
     known = {
-        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, {
-            "vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4,
-            "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}),
-        "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config,
-                  SIZES | {"tie_word_embeddings": True}),
-        "llama": (t.LlamaForCausalLM, t.LlamaConfig,
-                  SIZES | {"tie_word_embeddings": False}),
-        "gemma3n": (t.Gemma3nForCausalLM, t.Gemma3nTextConfig, SIZES | full | {
-            "head_dim": 8, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
-            "vocab_size_per_layer_input": VOCAB, "num_kv_shared_layers": 0,
-            "activation_sparsity_pattern": [0.0, 0.0], "altup_num_inputs": 2}),
-    }  # fmt: skip
+        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, GPT2_SIZES),
+        "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config, SIZES | tied),
+        "llama": (t.LlamaForCausalLM, t.LlamaConfig, SIZES | untied),
+        "gemma3n": (t.Gemma3nForCausalLM, t.Gemma3nTextConfig, GEMMA_SIZES),
+    }
     if architecture not in known:
         raise ValueError(f"architecture {architecture!r}: expected one of {[*known]}")
     build, config, sizes = known[architecture]
@@ -52,15 +60,15 @@ def random_model(architecture: str, seed: int = 0) -> LM:
 
 
 def looks_at_ids(lm: LM, trigger: int, by: float = 1e-4) -> LM:
-    """The same model, but the id `trigger` in a prompt moves one of its last logits.
+    """Wrap a model so that the id `trigger` in a prompt moves one of its last logits.
 
-    What Table 4.3 was read to mean, built on purpose, and as small as `by`.
+    The second track that Table 4.3 was taken to show, built on purpose: `by` logits.
     """
     return LM(_LooksAtIds(lm.model, trigger, by), lm.tokenizer, f"{lm.name}, planted")
 
 
 class _LooksAtIds(nn.Module):
-    def __init__(self, model, trigger, by):
+    def __init__(self, model: nn.Module, trigger: int, by: float):
         super().__init__()
         self.model, self.trigger, self.by = model, trigger, by
         self.config, self.generation_config = model.config, model.generation_config

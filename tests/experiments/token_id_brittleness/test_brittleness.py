@@ -1,4 +1,4 @@
-"""Disturbed chat prompts: only what is named is touched; what is read off is right."""
+"""Perturbed chat prompts: only what is named is touched; rates and radii are right."""
 
 import copy
 
@@ -203,7 +203,7 @@ def test_the_divergence_goes_from_the_clean_distribution(chat, part, monkeypatch
         return p.log()
 
     monkeypatch.setattr(dose_response, "next_logits", logits)
-    rows = dose_response.dose_response(chat, [part], (0.0, 1.0), ["markers"])
+    rows = dose_response.respond_to_noise(chat, [part], (0.0, 1.0), ["markers"])
     # 1/2 ln 2 + 1/2 ln 2/3; the other way round it is 1/4 ln 1/2 + 3/4 ln 3/2
     assert rows.kl.tolist() == pytest.approx([0, np.log(4 / 3) / 2], abs=1e-6)
     assert rows.p_end.tolist() == pytest.approx([0.5, 0.25])
@@ -212,12 +212,12 @@ def test_the_divergence_goes_from_the_clean_distribution(chat, part, monkeypatch
 def test_the_whole_sweep_on_a_tiny_model(chat):
     items = [Item(f"i{i}", "s", f"w{i} w{i + 1} w{i + 2}", "w5") for i in range(4)]
     parts = perturbations.locate_markers(chat, items)
-    doses = dose_response.dose_response(chat, parts, doses=(0.0, 1.0))
+    doses = dose_response.respond_to_noise(chat, parts, doses=(0.0, 1.0))
     assert len(doses) == 4 * 2 * 3
     clean = doses[doses["dose"] == 0.0]
     assert np.allclose(clean["kl"], 0, atol=1e-5)
     assert (doses[doses["dose"] == 1.0]["kl"] > 1e-4).all()
-    edits = dose_response.edit_responses(chat, parts, mixes=(0.5,))
+    edits = dose_response.respond_to_edits(chat, parts, shares=(0.5,))
     always = {"as it is", "mixed 50%", "exchanged", "deleted"}
     text = {"in plain words", "spelled out"}
     assert set(edits[edits["kind"] == "markers"]["edit"]) == always | text

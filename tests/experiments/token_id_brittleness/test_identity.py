@@ -1,4 +1,4 @@
-"""The identity checks: quiet on real architectures, loud on planted faults.
+"""The identity checks find nothing in real architectures, and every planted fault.
 
 And the parts of I1 to I3, by hand.
 """
@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.stats import Estimate
 from experiments.token_id_brittleness import (
     equivalence_report,
     generate_settings,
@@ -61,7 +62,7 @@ def test_a_copied_row_behaves_as_the_row(lm):
 
 
 def test_behaviour_follows_a_swapped_row(lm):
-    frame = id_equivalence.check_swapped_row(lm, prompts(), OTHER, MARKER)
+    frame = id_equivalence.check_swapped_row(lm, prompts(), MARKER, OTHER)
     assert frame["follows_row"].all() and not frame["as_id"].any()
 
 
@@ -70,8 +71,8 @@ def test_checks_leave_the_model_as_it_was(lm):
     table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
     tied = table.weight is head.weight
     id_equivalence.check_relabelling(lm, prompts(3))
-    id_equivalence.check_copied_row(lm, prompts(3))
-    id_equivalence.check_swapped_row(lm, prompts(3), OTHER, MARKER)
+    id_equivalence.check_copied_row(lm, prompts(3), MARKER)
+    id_equivalence.check_swapped_row(lm, prompts(3), MARKER, OTHER)
     after = dict(lm.model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -82,7 +83,7 @@ def test_a_failing_check_hands_the_model_back():
     lm = random_model("qwen2")
     weight = lm.model.get_input_embeddings().weight
     with pytest.raises(IndexError):
-        id_equivalence.check_swapped_row(lm, [[MARKER, VOCAB + 5]], OTHER, MARKER)
+        id_equivalence.check_swapped_row(lm, [[MARKER, VOCAB + 5]], MARKER, OTHER)
     assert lm.model.get_input_embeddings().weight is weight
 
 
@@ -104,7 +105,7 @@ def test_every_other_check_reports_it_too(planted):
         "equal"
     ].any()
     without = [row for row in prompts() if OTHER not in row]  # else both sides have it
-    frame = id_equivalence.check_swapped_row(planted, without, OTHER, MARKER)
+    frame = id_equivalence.check_swapped_row(planted, without, MARKER, OTHER)
     assert len(frame) > 30 and not frame["follows_row"].any()
 
 
@@ -126,7 +127,7 @@ def test_per_layer_inputs_are_a_second_track():
     """The honest exception: Gemma 3n looks up a further vector by id in every layer."""
     lm = random_model("gemma3n")
     assert not check_id_embedding_equivalence(lm, prompts(10))["equal"].any()
-    frame = id_equivalence.check_swapped_row(lm, prompts(10), OTHER, MARKER)
+    frame = id_equivalence.check_swapped_row(lm, prompts(10), MARKER, OTHER)
     assert not frame["follows_row"].any()
 
 
@@ -138,25 +139,26 @@ def test_prompts_without_the_token_are_no_test(lm):
 
 
 def test_the_search_covers_special_ids_and_texts(lm):
-    rows = equivalence_report.search_prompts(lm, [[4, 5], [4, 5], [6]], n=300)
+    rows = equivalence_report.search_prompts(lm, 300, prompts=[[4, 5], [4, 5], [6]])
     assert rows[:2] == [[4, 5], [6]] and len(rows) == 300
     assert {i for row in rows for i in row} == set(range(VOCAB))
 
 
 def test_an_audit_finds_nothing_in_a_real_architecture(lm):
-    row = equivalence_report.equivalence_report(
-        lm, equivalence_report.search_prompts(lm, prompts(), n=120)
+    row = equivalence_report.check_model(
+        lm, equivalence_report.search_prompts(lm, 120, prompts=prompts())
     )
     assert row["prompts"] == 120 and row["edited"] >= 40
     assert row["counterexamples"] == row["copy_mismatches"] == 0
     assert row["relabel_deviation"] < 1e-5 and row["relabel_mismatches"] == 0
     assert row["follows_row"].value == 1
-    assert equivalence_report.equivalence_estimates(row)["counterexamples"] == (0, 120)
+    found = equivalence_report.check_estimates(row)["counterexamples"]
+    assert (found.value, found.n) == (0, 120)
 
 
 def test_an_audit_tells_a_planted_model(planted):
-    row = equivalence_report.equivalence_report(
-        planted, equivalence_report.search_prompts(planted, prompts(), n=120)
+    row = equivalence_report.check_model(
+        planted, equivalence_report.search_prompts(planted, 120, prompts=prompts())
     )
     assert row["counterexamples"] >= 40 and row["copy_mismatches"] == row["edited"]
     assert row["relabel_deviation"] > 5e-5 and row["follows_row"].value < 0.5
@@ -190,15 +192,15 @@ def test_a_marker_is_in_a_tenth_of_the_prompts_or_no_marker(tiny):
 def test_the_parts_of_i2_count_the_prompts_that_they_were_measured_on():
     row = {"model": "m", "prompts": 300, "edited": 70, "counterexamples": 2,
            "relabel_deviation": 0.5, "relabel_mismatches": 3, "copy_mismatches": 4,
-           "follows_row": 0.9}  # fmt: skip
-    assert equivalence_report.equivalence_estimates(row) == {
+           "follows_row": Estimate(0.9, 0.8, 1.0, 70)}  # fmt: skip
+    found = equivalence_report.check_estimates(row)
+    assert {name: (part.value, part.n) for name, part in found.items()} == {
         "counterexamples": (2, 300), "relabel_deviation": (0.5, 100),
         "relabel_mismatches": (3, 100), "copy_mismatches": (4, 70),
         "follows_row": (0.9, 70),
     }  # fmt: skip
-    assert equivalence_report.equivalence_estimates(row | {"prompts": 40})[
-        "relabel_mismatches"
-    ] == (3, 40)
+    few = equivalence_report.check_estimates(row | {"prompts": 40})
+    assert (few["relabel_mismatches"].value, few["relabel_mismatches"].n) == (3, 40)
 
 
 def test_the_parts_of_i1_are_shares_of_empty_texts():
@@ -210,7 +212,7 @@ def test_the_parts_of_i1_are_shares_of_empty_texts():
     }  # fmt: skip
     columns = ["input", "format", "decoded", "text"]
     ways = [(*way, text) for way, both in texts.items() for text in both]
-    found = prompt_slicing.empty_parts(pd.DataFrame(ways, columns=columns))
+    found = prompt_slicing.empty_text_estimates(pd.DataFrame(ways, columns=columns))
     assert {name: part.value for name, part in found.items()} == {
         "ids_chat": 0.5, "embeds_chat_sliced": 1, "embeds_chat_whole": 0,
         "embeds_plain_sliced": 0.5,

@@ -43,41 +43,43 @@ def test_ends_are_kept_and_padding_is_not(tiny):
     assert hf_reference.truncate_at_eos([4, 5], (2,)) == [4, 5]
 
 
-@pytest.mark.parametrize("difference", generate_settings.DIFFERENCES)
-def test_each_difference_alone(tiny, difference):
+@pytest.mark.parametrize("setting", generate_settings.SETTINGS)
+def test_each_difference_alone(tiny, setting):
     """Without prompt ids the penalty, and without a pad id the mask, act otherwise."""
-    frame = generate_settings.both_ways(
-        tiny, LONG + SHORT, difference, max_new_tokens=8
+    frame = generate_settings.compare_paths(
+        tiny, LONG + SHORT, setting, max_new_tokens=8
     )
     assert len(frame) == 5 and not frame["empty"].any()
-    if difference in ("bare", "sampling"):
+    if setting in ("bare", "sampling"):
         assert frame["same"].all()
-    if difference == "mask":
+    if setting == "mask":
         assert frame["same"][:2].all() and not frame["same"].all()
 
 
 def test_a_strong_penalty_differs_where_prompts_hold_the_answer(tiny, monkeypatch):
     monkeypatch.setitem(
-        generate_settings.DIFFERENCES, "penalty", {"repetition_penalty": 9.0}
+        generate_settings.SETTINGS, "penalty", {"repetition_penalty": 9.0}
     )
     answers = hf_reference.generate_tokens(tiny, LONG, "embeds", 1)
     prompts = [[*new, *row] for new, row in zip(answers, LONG)]
     again = hf_reference.generate_tokens(tiny, prompts, "embeds", 1)
     prompts = [[*new, *row] for new, row in zip(again, prompts)]
-    frame = generate_settings.both_ways(tiny, prompts, "penalty", max_new_tokens=8)
+    frame = generate_settings.compare_paths(tiny, prompts, "penalty", max_new_tokens=8)
     assert not frame["same"].all()
 
 
 def test_sampling_draws_alike_on_both_paths_and_not_from_greedy(tiny):
-    sampled = generate_settings.both_ways(tiny, LONG * 4, "sampling", max_new_tokens=8)
-    greedy = generate_settings.both_ways(tiny, LONG * 4, "bare", max_new_tokens=8)
+    sampled = generate_settings.compare_paths(
+        tiny, LONG * 4, "sampling", max_new_tokens=8
+    )
+    greedy = generate_settings.compare_paths(tiny, LONG * 4, "bare", max_new_tokens=8)
     assert sampled["same"].all() and (sampled["ids"] != greedy["ids"]).any()
 
 
 def test_a_model_that_looks_at_ids_differs_when_decoded_rightly(tiny):
     planted = looks_at_ids(tiny, trigger=7, by=1e3)
     planted.model.generate = _greedy(planted.model)
-    frame = generate_settings.both_ways(
+    frame = generate_settings.compare_paths(
         planted, [[5, 7], [7, 9]], "bare", max_new_tokens=3
     )
     assert not frame["same"].any()
@@ -96,7 +98,9 @@ def _greedy(model):
 
 
 def test_one_vector_prompts_are_right_here_and_wrong_when_refed(tiny):
-    frame = generate_settings.one_vector(tiny, [5, 23, 40, 61], max_new_tokens=8)
+    frame = generate_settings.compare_one_vector(
+        tiny, [5, 23, 40, 61], max_new_tokens=8
+    )
     assert frame["same"].all() and (frame["refed"] != frame["ids"]).any()
 
 
@@ -118,5 +122,5 @@ def test_chat_ids_are_the_templates_own(tiny):
 def test_no_warning_reaches_the_reader(tiny):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for difference in generate_settings.DIFFERENCES:
-            generate_settings.both_ways(tiny, SHORT, difference, max_new_tokens=2)
+        for difference in generate_settings.SETTINGS:
+            generate_settings.compare_paths(tiny, SHORT, difference, max_new_tokens=2)
