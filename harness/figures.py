@@ -72,13 +72,13 @@ def _json(about: dict) -> str:
 
 
 def by_claim(set_name: str, figures_dir: str = "") -> dict[str, list[str]]:
-    """Claim id -> the names of the figures that bear on it, of this run or kept."""
-    found: dict[str, dict[str, None]] = {}
-    for folder in (files.figures_dir(set_name, figures_dir), files.kept_dir(set_name)):
-        for path in sorted(folder.glob("*.alt.json")):
-            for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
-                found.setdefault(claim, {})[path.name.removesuffix(".alt.json")] = None
-    return {claim: [*names] for claim, names in found.items()}
+    """Claim id -> the names of the figures that bear on it."""
+    found: dict[str, list[str]] = {}
+    folder = files.figures_dir(set_name, figures_dir)
+    for path in sorted(folder.glob("*.alt.json")):
+        for claim in json.loads(path.read_text(encoding="utf-8"))["claims"]:
+            found.setdefault(claim, []).append(path.name.removesuffix(".alt.json"))
+    return found
 
 
 def provenance(

@@ -7,8 +7,7 @@
     digest                a short hash of strings, bytes and files
 
 The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
-to stage its files (REPRODUCE_KEPT then says where the finished ones lie), the notebook
-tests to leave the working tree alone.
+to stage its files, the notebook tests to leave the working tree alone.
 """
 
 import errno
@@ -32,27 +31,19 @@ def check_set_name(set_name: str) -> str:
     return set_name
 
 
+def output_root() -> Path:
+    """The folder of runs/ and figures/."""
+    return Path(os.environ.get("REPRODUCE_OUT", ROOT)).resolve()
+
+
 def run_dir(set_name: str, override: str = "") -> Path:
     """The folder of a set's executed notebooks and measured rows."""
-    return Path(override) if override else _output_root() / _within("runs", set_name)
+    return Path(override or output_root() / "runs" / check_set_name(set_name))
 
 
 def figures_dir(set_name: str, override: str = "") -> Path:
     """The folder of a set's figures, their data and verdicts.csv."""
-    return Path(override) if override else _output_root() / _within("figures", set_name)
-
-
-def kept_dir(set_name: str) -> Path:
-    """Where finished notebooks' figures and rows are kept while another one runs."""
-    return Path(os.environ.get("REPRODUCE_KEPT", ROOT)) / _within("figures", set_name)
-
-
-def _output_root() -> Path:
-    return Path(os.environ.get("REPRODUCE_OUT", ROOT))
-
-
-def _within(kind: str, set_name: str) -> Path:
-    return Path(kind) / check_set_name(set_name)
+    return Path(override or output_root() / "figures" / check_set_name(set_name))
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:

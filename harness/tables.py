@@ -69,11 +69,7 @@ def gather(
 
 def find_rows(notebook: str, set_name: str, run_dir: str = "") -> Path | None:
     """A notebook's measured rows: of this run, else the ones kept with the figures."""
-    folders = (
-        files.run_dir(set_name, run_dir),
-        files.figures_dir(set_name),
-        files.kept_dir(set_name),
-    )
+    folders = files.run_dir(set_name, run_dir), files.figures_dir(set_name)
     places = (folder / f"{notebook}.measured.csv" for folder in folders)
     return next((path for path in places if path.exists()), None)
 

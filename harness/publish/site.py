@@ -115,7 +115,7 @@ def read_table(path: Path) -> list[dict]:
 def executed_notebooks(set_name: str) -> list[tuple[Path, str]]:
     """The executed notebooks of a set, each with the folder it was taken from."""
     found = {}
-    root = Path(os.environ.get("REPRODUCE_OUT", files.ROOT))
+    root = files.output_root()
     if set_name == "mini":
         for path in fingerprint.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"):
             counts = [

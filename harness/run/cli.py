@@ -146,7 +146,8 @@ def progress_line(running: list[NotebookProcess], columns: int) -> str:
     parts, room = [], columns // max(1, len(running)) - 2
     for notebook in running:
         at, seconds = notebook.position, time.monotonic() - notebook.started_at
-        part = f"{notebook.name} cell {at.cell} of {at.cells}, {seconds:.0f} s"
+        where = f"cell {at.cell} of {at.cells}" if at.cell else "starting"
+        part = f"{notebook.name} {where}, {seconds:.0f} s"
         part += f", {safe_text.escape_invisible(at.section)}" if at.section else ""
         parts.append(part[:room])
     return "  ".join(parts)

@@ -75,32 +75,27 @@ def is_up_to_date(notebook: NotebookProcess) -> bool:
     try:
         done = json.loads(path.read_text())
         return done["inputs"] == notebook.inputs and done["outputs"] == {
-            name: files.digest(output_root() / name) for name in done["outputs"]
+            name: files.digest(files.output_root() / name) for name in done["outputs"]
         }
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def output_root() -> Path:
-    """The folder of runs/ and figures/."""
-    return Path(os.environ.get("REPRODUCE_OUT", files.ROOT)).resolve()
-
-
 def commit_outputs(notebook: NotebookProcess, staged: Path) -> None:
     """Move a finished notebook's files into place, and mark it done at the very end."""
-    set_name, name = notebook.set_name, notebook.name
+    set_name = notebook.set_name
     runs, figures = files.run_dir(set_name), files.figures_dir(set_name)
     staged_runs, staged_figures = (
         staged / "runs" / set_name,
         staged / "figures" / set_name,
     )
-    done = runs / f"{name}.done.json"
+    done = runs / f"{notebook.name}.done.json"
     done.unlink(missing_ok=True)
-    rows = staged_runs / f"{name}.measured.csv"
+    rows = staged_runs / f"{notebook.name}.measured.csv"
     if rows.exists():
         staged_figures.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(rows, staged_figures / rows.name)
-    for old in figures.glob(f"{name.split('_')[0]}_*"):
+    for old in figures.glob(f"{notebook.name.split('_')[0]}_*"):
         if old.is_file() and not (staged_figures / old.name).is_file():
             old.unlink()
     outputs = {}
@@ -109,7 +104,8 @@ def commit_outputs(notebook: NotebookProcess, staged: Path) -> None:
         for path in sorted(p for p in source.glob("*") if p.is_file()):
             kept = target / path.name
             os.replace(path, kept)
-            outputs[kept.relative_to(output_root()).as_posix()] = files.digest(kept)
+            name = kept.relative_to(files.output_root()).as_posix()
+            outputs[name] = files.digest(kept)
     about = {"inputs": notebook.inputs, "outputs": outputs}
     about |= {"seconds": round(notebook.seconds, 1)}
     about |= {"peak_mb": notebook.peak_bytes // 2**20}
@@ -124,7 +120,6 @@ def start(notebook: NotebookProcess, side_by_side: bool, cell_timeout: int) -> N
     python_path = [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {
         "REPRODUCE_OUT": str(staging.resolve()),
-        "REPRODUCE_KEPT": str(output_root()),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONPATH": os.pathsep.join(python_path),
         "TOKENIZERS_PARALLELISM": "false",
