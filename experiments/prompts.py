@@ -1,7 +1,9 @@
 """What is asked of the models, as plain data: prompts, answers and frames.
 
-    SUITES   name -> Items; every suite but "writeup" has at least forty
-    FRAMES   name -> Frame; a text with a slot {x} that a word or a vector goes into
+    SUITES        name -> Items; every suite but "writeup" has at least forty
+    FRAMES        name -> Frame: a text with a slot {x} for a word or a vector
+    MEANINGS      word -> what it means in plain English
+    prompt_suite  the prompts of notebook 01, of every kind in turn
 
 The English is ordinary, so that any language model can be asked; the mini models'
 world (models/world.py) holds every fact asked for here, and a test checks that.
@@ -9,6 +11,7 @@ world (models/world.py) holds every fact asked for here, and a test checks that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product, zip_longest
 
@@ -37,10 +40,12 @@ class Frame:
     source: str
 
 
-def _suite(name, pairs):
+def _suite(name: str, pairs: Iterable[tuple[str, ...]]) -> tuple[Item, ...]:
+    """Items of (prompt,) or (prompt, gold), numbered."""
     return tuple(Item(f"{name}-{i:03d}", name, *pair) for i, pair in enumerate(pairs))
 
 
+# fmt: off
 # The two prompts of Table 4.1.
 WRITE_UP = (("The capital of France is", "Paris"), ("2 plus 2 equals", "4"))
 # After these the next word is one of a few nouns or cities, and what follows depends on
@@ -49,7 +54,7 @@ PEOPLE = (
     "baker", "farmer", "teacher", "doctor", "painter", "sailor", "gardener", "tailor",
     "nurse", "pilot", "miller", "hunter", "singer", "writer", "driver", "soldier",
     "carpenter", "student", "lawyer", "merchant", "shepherd", "cook", "potter", "judge",
-)  # fmt: skip
+)
 CHORES = ("feeds the", "paints the", "eats the", "carries the")
 # Word -> what it means in plain English: the content words that concept tokens hold.
 MEANINGS = {
@@ -81,7 +86,7 @@ MEANINGS = {
     "red": "the colour of blood", "small": "not big", "old": "not young",
     "white": "the colour of snow", "black": "the colour of night",
     "clean": "without dirt",
-}  # fmt: skip
+}
 MEANINGS |= {city: f"the capital of {land}" for land, city in CAPITALS.items()}
 # (English, Spanish) nouns with their Spanish article, and verbs.
 SUBJECTS = (
@@ -89,28 +94,30 @@ SUBJECTS = (
     ("bird", "El pájaro"), ("horse", "El caballo"), ("cow", "La vaca"),
     ("woman", "La mujer"), ("man", "El hombre"), ("king", "El rey"),
     ("queen", "La reina"),
-)  # fmt: skip
+)
 OBJECTS = (
     ("bread", "el pan"), ("apple", "la manzana"), ("house", "la casa"),
     ("book", "el libro"), ("river", "el río"), ("tree", "el árbol"),
     ("milk", "la leche"), ("flower", "la flor"), ("car", "el coche"),
     ("moon", "la luna"), ("mountain", "la montaña"),
-)  # fmt: skip
+)
 VERBS = (
     ("sees", "ve"), ("wants", "quiere"), ("has", "tiene"), ("finds", "encuentra"),
     ("buys", "compra"), ("loves", "ama"), ("draws", "dibuja"),
-)  # fmt: skip
+)
+
+# fmt: on
 
 
-def _spanish():
-    """All subjects with all verbs, the object moving on: 77 pairs."""
+def _spanish() -> Iterator[tuple[str, str]]:
+    """Pair all subjects with all verbs, the object moving on: (Spanish, English)."""
     for i, ((who, quien), (verb, verbo)) in enumerate(product(SUBJECTS, VERBS)):
         what, que = OBJECTS[(3 * i + i // 7) % len(OBJECTS)]
         yield f"{quien} {verbo} {que}.", f"The {who} {verb} the {what}."
 
 
-def _instructions():
-    """A hundred and more chat instructions with their bare answers."""
+def _instructions() -> Iterator[tuple[str, str]]:
+    """Chat instructions with their bare answers, a hundred and more."""
     spanish = tuple(_spanish())
     ways = ("Please translate the following: {}", "Translate to English: {}")
     for i, (es, en) in enumerate(spanish[:40]):
@@ -126,7 +133,7 @@ def _instructions():
         yield f"What is {a} plus {b}?", f"{a + b}."
 
 
-_SUMS = [(2, 2)] + [(a, b) for a in range(1, 20, 2) for b in (1, 4, 7, 10, 13, 16, 19)]
+SUMS = [(2, 2)] + [(a, b) for a in range(1, 20, 2) for b in (1, 4, 7, 10, 13, 16, 19)]
 SUITES = {
     "writeup": _suite("writeup", WRITE_UP),
     "ambiguous": _suite(
@@ -138,7 +145,7 @@ SUITES = {
         "capitals",
         [(f"The capital of {land} is", city) for land, city in CAPITALS.items()],
     ),
-    "sums": _suite("sums", [(f"{a} plus {b} equals", str(a + b)) for a, b in _SUMS]),
+    "sums": _suite("sums", [(f"{a} plus {b} equals", str(a + b)) for a, b in SUMS]),
     "meanings": _suite("meanings", list(MEANINGS.items())),
     "spanish": _suite("spanish", _spanish()),
     "instructions": _suite("instructions", _instructions()),
@@ -169,8 +176,11 @@ FRAMES = {
 
 
 def prompt_suite(n: int) -> list[str]:
-    """The two prompts of Table 4.1, then `n` more: every second one is ambiguous, the
-    others are capitals and sums in turn. ValueError where n is more than there are."""
+    """List the two prompts of Table 4.1, then `n` more.
+
+    Every second one is ambiguous, the others are capitals and sums in turn. ValueError
+    where n is more than there are.
+    """
     first = [item.prompt for item in SUITES["writeup"]]
     pools = ("ambiguous", "capitals", "ambiguous", "sums")
     taken = {name: iter(_spread(SUITES[name])) for name in set(pools)}
@@ -182,6 +192,6 @@ def prompt_suite(n: int) -> list[str]:
     return first + others[:n]
 
 
-def _spread(items):
-    """The items in a fixed order that does not follow the suite's."""
+def _spread(items: Sequence[Item]) -> list[Item]:
+    """Put items in a fixed order that does not follow the suite's."""
     return [items[i] for i in np.random.default_rng(0).permutation(len(items))]

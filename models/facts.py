@@ -1,9 +1,14 @@
 """Facts and names that the mini corpus states and the evaluation prompts ask for.
 
-Plain data, imported by `world` and `english` (what is trained) and by
-`experiments.prompts` (what is asked), so that neither needs the other.
+    CAPITALS   country -> capital
+    NAMES      of people; JOURNEYS what they do
+    NUMBERS    the English words of 0 to 19
+
+Imported by `world` and `english` (what is trained) and by `experiments.prompts` (what
+is asked), so that neither needs the other.
 """
 
+# fmt: off
 CAPITALS = {
     "France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Germany": "Berlin",
     "Japan": "Tokyo", "Peru": "Lima", "Norway": "Oslo", "Greece": "Athens",
@@ -18,15 +23,15 @@ CAPITALS = {
     "Ukraine": "Kyiv", "Croatia": "Zagreb", "Colombia": "Bogota",
     "Ecuador": "Quito", "Morocco": "Rabat", "Ghana": "Accra", "Senegal": "Dakar",
     "Jordan": "Amman", "Lebanon": "Beirut",
-}  # fmt: skip
+}
 NAMES = (
     "Ana", "Marta", "Peter", "John", "Laura", "David", "Emma", "Lucas", "Clara",
     "Hugo", "Nora", "Oscar", "Irene", "Simon", "Alice", "Victor",
-)  # fmt: skip
+)
 JOURNEYS = ("travels to", "comes back from")
-# The English words of 0 to 19.
 NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
     "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen",
     "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
+)
+# fmt: on

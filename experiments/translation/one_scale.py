@@ -47,16 +47,16 @@ def write_score(
 
 
 def write_scores(
-    lms: dict[str, LM], prompts: list[str], exact: Callable | None, seed: int = 0
+    lms: dict[str, LM], prompts: list[str], true_next: Callable | None, seed: int = 0
 ) -> dict[str, Estimate]:
     """Score the first concept token that each model writes after each prompt.
 
-    exact: as in true_distributions; None where the truth is not known.
+    true_next: as in true_distributions; None where the truth is not known.
     """
     scores = {}
     for name, lm in lms.items():
         trace = generate_concepts(lm, prompts, 1)
-        truth = true_distributions(lm, prompts, exact)
+        truth = true_distributions(lm, prompts, true_next)
         weights = trace.probs[:, 0], trace.indices[:, 0]
         scores[name] = write_score(weights, truth, seed)
     return scores

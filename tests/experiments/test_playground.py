@@ -31,7 +31,9 @@ def test_a_look_is_what_the_loop_does(lms):
     seen = look(lms["mini-gpt2"], PROMPT, MixtureConfig(), 3)
     (token, weight), *_ = seen.steps[0].tokens
     assert token == seen.steps[0].nearest == " Paris" and 0.5 < weight < 1
-    assert seen.chain.startswith(" Paris") and len(seen.steps) == 3 and seen.goes_on
+    assert (
+        seen.chain.startswith(" Paris") and len(seen.steps) == 3 and seen.continuation
+    )
     assert "the capital of France" in seen.steps[0].read
     discrete = look(lms["mini-gpt2"], PROMPT, MixtureConfig(mode="discrete"), 3)
     assert not any(step.mixed for step in discrete.steps)
