@@ -1,0 +1,76 @@
+"""The parts that notebook 01 measures are those that the rules need."""
+
+import pandas as pd
+import pytest
+
+from experiments import scoring
+from experiments.generation import (
+    appendix,
+    early_stopping,
+    greedy_identity,
+    norms,
+    sharpening,
+    trajectories,
+)
+from experiments.prompts import prompt_suite
+from experiments.stats import Estimate
+from harness.claims import rule_parts
+from helpers import MixtureConfig, generate_concepts, load
+
+
+@pytest.mark.parametrize("name", ["mini-gpt2", "mini-qwen2"])
+def test_the_measured_parts_are_those_of_the_rules(name):
+    lm = load(name, device="cpu")
+    prompts = prompt_suite(6)
+    found = {
+        "G1": greedy_identity.identity_parts(
+            greedy_identity.identity_rows(lm, prompts, 6)
+        )
+    }
+    gaps = sharpening.sharpening_rows([lm], prompts, MixtureConfig(), n_random=40)
+    found["G2"] = sharpening.sharpening_parts(gaps)
+    said = trajectories.chain_rows(lm, prompts, 6)
+    found["G7"] = trajectories.chain_parts(said)
+    trace = generate_concepts(
+        lm, prompts, 6, MixtureConfig.appendix(), stop_at_eos=False
+    )
+    steps = norms.step_rows(lm, trace)
+    found["G4"] = norms.drift_parts(steps)
+    targets = scoring.pad_targets(list(said[said.kind == "greedy"].ids), 6)
+    clips = norms.clip_rows(lm, prompts, trace, *targets)
+    found["G3"] = norms.range_parts(clips, steps)["all rows"]
+    runs = early_stopping.free_runs(generate_concepts(lm, prompts, 30))
+    lengths = early_stopping.stop_lengths(
+        runs, *early_stopping.best_stop(early_stopping.stop_grid(runs))
+    )
+    found["G5"] = early_stopping.stop_parts(early_stopping.stop_rows(runs, lengths))
+    snippet, full = appendix.snippet_rows(lm, prompts), [run.length for run in runs]
+    changed = appendix.clipped_rates(lm, trace)
+    found["G8"] = appendix.snippet_parts(snippet, changed, full, lengths)
+    for claim, own in found.items():
+        assert set(rule_parts(claim)) <= set(own), claim
+    # what holds whatever the model has learnt
+    assert all(part.value == 0 for part in found["G1"].values())
+    assert found["G2"]["deviation"].value < 1e-12
+    assert found["G3"]["hull_violations"].value == 0
+    assert (steps.ratio <= 1 + 1e-9).all()
+    assert found["G8"]["weight_deviation"].value < 1e-9
+    assert found["G8"]["batch_failure_rate"].value == 1
+
+
+def test_the_parts_of_g1_g2_and_g8_by_hand():
+    ids = pd.DataFrame({"part": list("aabb"), "equal": [True, False, True, True]})
+    found = greedy_identity.identity_parts(ids)
+    assert {k: (e.value, e.high, e.n) for k, e in found.items()} == {
+        "a": (1, 1, 2), "b": (0, 0, 2),
+    }  # fmt: skip
+    gaps = sharpening.sharpening_parts(pd.DataFrame({"gap": [0.1, 0.3, 0.2]}))
+    assert gaps["deviation"] == Estimate(0.3, 0.3, 0.3, 3)
+    rows = {"weight_gap": [0.1, 0.4, 0.2, 0.0], "batch_fails": [True] * 3 + [False]}
+    found = appendix.snippet_parts(
+        pd.DataFrame(rows), [0.5, 0, 0, 0], [9, 9, 9, 5], [9, 2, 9, 5]
+    )
+    assert {k: e.value for k, e in found.items()} == {
+        "weight_deviation": 0.4, "batch_failure_rate": 0.75,
+        "vector_difference_rate": 0.125, "length_difference_rate": 0.25,
+    }  # fmt: skip

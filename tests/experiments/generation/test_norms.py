@@ -1,0 +1,79 @@
+"""Norms of mixtures: drift, ranges, clipping."""
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.generation import norms
+from helpers import MixtureConfig, generate_concepts
+
+PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
+
+
+def test_the_drift_is_last_minus_first_and_unsure_is_the_upper_third_of_entropy():
+    own = pd.DataFrame({
+        "prompt": [0, 0, 0, 1, 1, 1], "kind": norms.OWN,
+        "entropy": [1.0, 5.0, 3.0, 6.0, 2.0, 4.0],  # the upper third: 5 and 6
+        "ratio": [0.9, 0.5, 0.8, 0.4, 0.6, 0.7],
+        "spread": [1.0, 0.4, 0.9, 0.2, 1.0, 1.0],
+        "centred": [1.0, 0.7, 0.9, 0.5, 1.0, 1.0],
+        "cosine": [1.0, 0.6, 1.0, 0.8, 1.0, 1.0],
+    })  # fmt: skip
+    other = own.assign(kind=norms.RANDOM, ratio=[0.1, 0.2, 0.3, 0.6, 0.5, 0.4])
+    found = norms.drift_parts(pd.concat([own, other], ignore_index=True))
+    assert {k: e.value for k, e in found.items()} == pytest.approx({
+        "ratio_high": 0.45, "spread_high": 0.3, "centred_high": 0.6,
+        "cosine_high": 0.7, "random_tokens_high": 0.4,
+        "ratio_drift": 0.1,  # -0.1 in the one prompt, +0.3 in the other
+        "ratio_rho": 1 - 6 * 64 / (6 * 35),  # squared rank differences sum to 64
+    })  # fmt: skip
+    drift = found["ratio_drift"]
+    assert (drift.low, drift.high) == pytest.approx((-0.1, 0.3)) and drift.n == 2
+
+
+def test_the_parts_of_g3_are_means_by_range_and_violations_are_counted():
+    rows = pd.DataFrame(
+        [(0, "all rows", 0.0, 0.5, 0.2, 0.0, 0.2), (1, "all rows", 0, 1, 0.4, 0, 0.6),
+         (0, "1-99 %", 0.25, 0.5, -0.5, 0.1, 0), (1, "1-99 %", 0.5, 0, 0.1, 0.3, 1)],
+        columns=["prompt", "range", "above", "below", "both", "upper", "lower"],
+    )  # fmt: skip
+    steps = pd.DataFrame({
+        "kind": [norms.OWN] * 3 + [norms.RANDOM] * 2,
+        "norm": [1 + 1e-12, 2.0, 3.1, 9.0, 9.0], "hull": [1.0, 2.5, 3.0, 1.0, 1.0],
+    })  # fmt: skip
+    found = norms.range_parts(rows, steps)
+    names = "hull_violations upper_rate lower_rate delta_nll delta_upper delta_lower"
+    for name, values in {
+        "all rows": (1, 0, 0.75, 0.3, 0, 0.4),
+        "1-99 %": (1, 0.375, 0.25, -0.2, 0.2, 0.5),
+    }.items():
+        own = {part: e.value for part, e in found[name].items()}
+        assert own == pytest.approx(dict(zip(names.split(), values)))
+        assert found[name]["hull_violations"].n == 3
+
+
+def test_clipping_by_a_range_that_holds_everything_changes_nothing(mini):
+    trace = generate_concepts(
+        mini, PROMPTS, 4, MixtureConfig.appendix(), stop_at_eos=False
+    )
+    targets = trace.indices[..., 0].cpu(), torch.tensor([4, 4, 2])
+    rows = norms.clip_rows(mini, PROMPTS, trace, *targets)
+    box = rows[rows.range == "per coordinate"]
+    assert not box[["above", "below", "both", "upper", "lower"]].to_numpy().any()
+
+
+@pytest.mark.parametrize("name", norms.RANGES)
+def test_what_lies_outside_is_seen_and_brought_back(mini, name):
+    low, high = norms.norm_limits(mini, name)
+    x = torch.stack([mini.embed[0] * 100, mini.embed[0] * 1e-3, mini.embed.mean(0)])
+    above, below = norms.outside_range(x, name, low, high)
+    assert above[0] and (below[1] or name == "per coordinate")
+    inside = norms.clip_to_range(x, name, low, high)
+    assert not torch.stack(norms.outside_range(inside, name, low, high)).any()
+
+
+def test_points_are_the_first_prompts_steps_by_model_and_kind(mini):
+    trace = generate_concepts(mini, PROMPTS, 4, stop_at_eos=False)
+    points = norms.norm_points({"b": norms.step_rows(mini, trace)}, n_prompts=2)
+    assert set(points.prompt) == {0, 1} and len(points) == 2 * 2 * 4
+    assert list(points.kind) == sorted(points.kind)
