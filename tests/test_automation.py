@@ -2,11 +2,13 @@
 
 import json
 import re
+from importlib import metadata
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from harness.files import ROOT
-from harness.publish import blocks
+from harness.publish import blocks, pages
 
 MAKE = (ROOT / "Makefile").read_text()
 
@@ -28,13 +30,58 @@ def assert_targets(text):
 
 def test_the_tests_run_on_linux_and_macos_with_the_mps_check():
     job = workflow("tests.yml")["jobs"]["test"]
-    systems = [row["os"] for row in job["strategy"]["matrix"]["include"]]
-    assert systems == ["ubuntu-latest", "macos-latest"]
+    rows = job["strategy"]["matrix"]["include"]
+    assert {row["os"] for row in rows} == {"ubuntu-latest", "macos-latest"}
     said = "\n".join(runs(job))
     assert "make test" in said  # as in .ci/run: nbval is part of it
     assert_targets(said)
     mps = next(step for step in job["steps"] if "MPS" in step.get("name", ""))
     assert "macOS" in mps["if"] and (ROOT / mps["run"].split()[-1]).exists()
+
+
+def classifiers(name):
+    return metadata.metadata(name).get_all("Classifier")
+
+
+def test_the_tests_run_on_the_oldest_and_the_newest_python_of_the_pins():
+    """Oldest: admitted by every locked pin. Newest: named by all compiled ones."""
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    about = [metadata.metadata(x.split("==")[0]) for x in lock if not x.startswith("#")]
+    admits = [SpecifierSet(m["Requires-Python"] or "") for m in about]
+    oldest = next(
+        minor for minor in range(8, 99) if all(f"3.{minor}.99" in s for s in admits)
+    )
+    versions = {
+        name: re.findall(r"Python :: 3\.(\d+)", "\n".join(classifiers(name)))
+        for name in (
+            "torch",
+            "numpy",
+            "scipy",
+            "scikit-learn",
+            "pandas",
+            "transformers",
+        )
+    }
+    newest = min(max(map(int, minors)) for minors in versions.values())
+    rows = workflow("tests.yml")["jobs"]["test"]["strategy"]["matrix"]["include"]
+    linux = [row["python"] for row in rows if row["os"].startswith("ubuntu")]
+    assert linux == [f"3.{oldest}", f"3.{newest}"]
+
+
+def test_hooks_run_what_make_lint_and_publish_run():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]  # fetches nothing
+    entries = {hook["id"]: hook["entry"] for hook in config["repos"][0]["hooks"]}
+    assert set(entries) == {
+        "ruff",
+        "ruff-format",
+        "import-linter",
+        "mypy",
+        "nbstripout",
+    }
+    assert pages.VOLATILE in entries["nbstripout"]
+    for entry in entries.values():
+        assert entry.startswith(".venv/bin/")
 
 
 def test_the_paper_set_is_run_by_hand_and_its_figures_are_kept():
@@ -58,7 +105,7 @@ def test_container_and_binder_install_the_same_pins():
     settings = container["customizations"]["vscode"]["settings"]
     assert settings["python.defaultInterpreterPath"].endswith("/.venv/bin/python")
     lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
-    assert "-r ../requirements.txt" in lines and (ROOT / "requirements.txt").exists()
+    assert lines[-2:] == ["-r ../requirements.txt", "-c ../requirements.lock"]
     python = (ROOT / "binder" / "runtime.txt").read_text().strip()
     assert python == f"python-{container['image'].split(':')[1]}"
 

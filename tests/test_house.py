@@ -1,11 +1,18 @@
-"""The house itself: pins, skips, paths, arrows between modules, README promises."""
+"""The house itself: pins, lock, style, arrows, skips, paths, what the pages promise."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from harness import claims
 from harness.files import ROOT
@@ -24,20 +31,124 @@ def tracked(*patterns):
     return [p for pattern in patterns for p in ROOT.glob(pattern)]
 
 
-def test_every_requirement_is_pinned_and_has_its_reason():
+ROOMS = ("helpers", "experiments", "harness", "models", "benchmarks", "versions")
+
+
+def requirements() -> dict[str, Requirement]:
+    """The pins of requirements.txt by canonical name; each line with its reason."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     lines = [line for line in lines if line and not line.startswith("#")]
-    assert len(lines) > 15
     for line in lines:
-        assert re.fullmatch(r"[A-Za-z0-9-]+==[\w.]+ +# \S.{8,}", line), line
+        pin = r"[A-Za-z0-9-]+(\[[a-z,]+\])?==[\w.]+ +# \S.{8,}"
+        assert re.fullmatch(pin, line), line
+    found = [Requirement(line.partition("#")[0]) for line in lines]
+    return {canonicalize_name(r.name): r for r in found}
 
 
-def test_style_is_clean():
+def locked() -> dict[str, str]:
+    """requirements.lock: canonical name -> version."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", "==".join(pair)) for pair in pairs)
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def installed_closure(roots: Iterable[Requirement]) -> set[str]:
+    """Names of all installed distributions that `roots` need, themselves included."""
+    seen, waiting = set(), [(r.name, frozenset(r.extras)) for r in roots]
+    while waiting:
+        name, extras = waiting.pop()
+        if (canonicalize_name(name), extras) in seen:
+            continue
+        seen.add((canonicalize_name(name), extras))
+        for line in metadata.requires(name) or []:
+            r = Requirement(line)
+            asked = ({"extra": extra} for extra in ("", *extras))
+            if r.marker is None or any(r.marker.evaluate(env) for env in asked):
+                waiting.append((r.name, frozenset(r.extras)))
+    return {name for name, _ in seen}
+
+
+def test_every_requirement_is_pinned_and_has_its_reason():
+    assert len(requirements()) > 15
+
+
+def sources() -> Iterator[tuple[Path, str]]:
+    """Every Python file of ours, and the code of every notebook."""
+    for room in (*ROOMS, "tests"):
+        for path in (ROOT / room).rglob("*.py"):
+            yield path, path.read_text(encoding="utf-8")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                code = "".join(cell["source"])
+                yield path, re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", code)
+
+
+def imported(code: str) -> set[str]:
+    """The top-level packages that some code imports by name."""
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_everything_imported_is_a_pinned_requirement():
+    pins, providers = requirements(), metadata.packages_distributions()
+    ours = {*ROOMS, "tests", *sys.stdlib_module_names}
+    for path, code in sources():
+        for package in imported(code) - ours:
+            given = {canonicalize_name(name) for name in providers.get(package, [])}
+            assert given & pins.keys(), f"{path.name} imports {package}: not pinned"
+
+
+def test_the_lock_holds_every_installed_version():
+    lock, pins = locked(), requirements()
+    for name, pin in pins.items():
+        assert lock.get(name) in pin.specifier, name
+    needed = installed_closure(pins.values())
+    assert needed - {"pip"} <= lock.keys(), needed - lock.keys()
+    for name in needed & lock.keys():
+        version = metadata.version(name).partition("+")[0]
+        assert lock[name] == version, f"{name}: make lock"
+
+
+def run_tool(*command: str) -> subprocess.CompletedProcess:
+    """Run a module of the environment from the repository's root."""
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "--no-cache", "."),
+        ("ruff", "check", "--no-cache", "--select", "A", "."),  # no builtin shadowed
+        ("ruff", "format", "--no-cache", "--check", "."),
+        ("mypy", "--no-incremental"),
+    ],
+    ids=["style", "builtins", "format", "types"],
+)
+def test_the_code_is_clean(command):
+    done = run_tool(*command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
+
+
+def test_rooms_import_only_what_they_may():
+    """The contracts of pyproject.toml, which cover every module of every room."""
+    code = "from importlinter.cli import lint_imports_command as lint; lint()"
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
+        [sys.executable, "-c", code, "--no-cache"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    rooms = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert rooms <= set(settings["importlinter"]["root_packages"])
 
 
 def skips(path):
@@ -83,19 +194,67 @@ def test_no_path_of_any_machine_in_what_is_published():
         assert not found, f"{path.name}: {found[0]}"
 
 
-def test_the_readme_keeps_its_promises():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def pages() -> dict[str, str]:
+    """The pages a reader meets, by their path in the repository."""
+    paths = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tests" / "README.md"]
+    paths += (ROOT / "docs").glob("*.md")
+    return {p.relative_to(ROOT).as_posix(): p.read_text("utf-8") for p in paths}
+
+
+def test_commands_and_blocks_of_the_pages_exist():
     make = (ROOT / "Makefile").read_text()
-    for command in re.findall(r"(?m)^ {4}make ([\w-]+)|`make ([\w-]+)", text):
-        assert re.search(rf"(?m)^{''.join(command)}:", make), command
+    for page, text in pages().items():
+        for command in re.findall(r"(?m)^ {4}make ([\w.-]+)|`make\s([\w.-]+)", text):
+            assert re.search(rf"(?m)^{''.join(command)}:", make), (page, command)
+        for module in re.findall(
+            r"-m ((?:harness|models|tests|benchmarks)[\w.]*)", text
+        ):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
     ci = (ROOT / ".ci" / "run").read_text()
+    text = pages()["README.md"]
     assert ci.rstrip().splitlines()[-1] == "make test" and "    make test" in text
-    names = re.findall(r"<!-- generated: (\w+) -->", text)
-    assert names and set(names) <= set(blocks.BLOCKS)
+    names = re.findall(r"<!-- generated: (\w+) -->", "".join(pages().values()))
+    assert sorted(names) == sorted(blocks.BLOCKS)  # each block stands on one page
 
 
-def test_the_readme_table_and_the_kept_verdicts_are_the_same_rows():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_links_of_the_pages_lead_somewhere():
+    for page, text in pages().items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" in link:
+                continue
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), f"{page}: {link}"
+            if anchor:
+                there = target.read_text(encoding="utf-8")
+                heads = re.findall(r"(?m)^#+ (.+)$", there)
+                heads = [re.sub(r"[^\w -]", "", h).lower() for h in heads]
+                known = {h.replace(" ", "-") for h in heads}
+                known |= set(re.findall(r'<a id="(\w+)"', there))
+                assert anchor in known, f"{page}: {link}"
+
+
+def test_paths_named_in_the_pages_exist():
+    rooms = "helpers|experiments|harness|models|tests|notebooks|figures/mini"
+    shape = rf"`((?:{rooms}|original)/[\w./]+)`"
+    for page, text in pages().items():
+        for name in re.findall(shape, text):
+            if "NN_" not in name:
+                assert (ROOT / name).exists(), f"{page}: {name}"
+
+
+def test_the_readme_is_short_and_its_python_runs(capsys):
+    text = pages()["README.md"]
+    assert len(text.splitlines()) <= 140
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 6
+    exec(compile(code, "README.md", "exec"), {})
+    assert "Paris" in capsys.readouterr().out
+
+
+def test_the_verdict_table_and_the_kept_verdicts_are_the_same_rows():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     block = re.search(r"generated: verdicts -->\n(.*?)<!-- end", text, re.DOTALL)[1]
     kept = blocks.verdict_rows("mini")
     if kept:
