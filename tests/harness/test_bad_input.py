@@ -201,7 +201,7 @@ def test_hostile_text_in_a_figure_and_its_files(tmp_path):
 
 
 def test_hostile_text_cannot_steer_the_terminal(capsys, monkeypatch):
-    def fail():
+    def fail(**_):
         raise ValueError(HOSTILE)
 
     monkeypatch.setattr(options, "run_request", fail)

@@ -144,9 +144,9 @@ def test_reproduce_runs_on_any_two_folders(folders, place, go):
     book.metadata["kernelspec"] = kernel
     nbformat.write(book, place / "notebooks" / "01_trial.ipynb")
     base, instruct = folders.values()
-    status, _, errors = go(
+    status, printed, errors = go(
         "--base", str(base), "--instruct", str(instruct), "--dtype", "bfloat16"
     )
-    assert status == 0, errors
+    assert status == 0, printed + errors
     seen = (place / "figures" / "trial" / "01_seen.csv").read_text()
     assert seen == "torch.bfloat16,16,16"
