@@ -303,6 +303,8 @@ OPEN = """() => {
   document.querySelectorAll('details').forEach(d => d.open = true);
   document.querySelectorAll('img').forEach(i => i.loading = 'eager');
 }"""
+# A promise, as the pages' policy forbids the eval that wait_for_function polls with.
+LOADED = "() => Promise.all([...document.images].map(i => i.decode().catch(() => 0)))"
 LOOK = """() => ({
   width: document.documentElement.scrollWidth,
   wide: [...document.querySelectorAll('main *')].filter(e =>
@@ -344,7 +346,7 @@ def look(browser, folder, width):
     for path in sorted(folder.glob("*.html")):
         tab.goto(path.as_uri())
         tab.evaluate(OPEN)
-        tab.wait_for_function("[...document.images].every(i => i.complete)")
+        tab.evaluate(LOADED)
         page = seen[path.as_uri()] = tab.evaluate(LOOK) | {"title": tab.title()}
         tab.evaluate("document.documentElement.style.fontSize = '200%'")
         page["large"] = tab.evaluate("document.documentElement.scrollWidth")
