@@ -171,7 +171,7 @@ def safe(html: str) -> None:
 
 def test_hostile_text_in_a_verdict_table(tmp_path, monkeypatch, capsys):
     row = claims.not_tested("R1", HOSTILE)
-    claims.record([row], "x", "02_translation", run_dir=str(tmp_path))
+    claims.write_rows([row], "x", "02_translation", run_dir=str(tmp_path))
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda x, **_: shown.append(x))
     tables.display_table("02_translation", "x", run_dir=str(tmp_path))
@@ -182,7 +182,7 @@ def test_hostile_text_in_a_verdict_table(tmp_path, monkeypatch, capsys):
 def test_hostile_text_among_kept_rows_on_a_terminal(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("REPRODUCE_OUT", str(tmp_path))
     row = claims.not_tested("R1", HOSTILE)
-    claims.record([row], "x", "02_translation")
+    claims.write_rows([row], "x", "02_translation")
     assert cli.main(["verdicts", "--set", "x"]) == 0
     said = capsys.readouterr().out
     assert "<script>" in said and "\x1b" not in said and "\u202e" not in said
