@@ -23,7 +23,7 @@ from helpers.models import pick_device
 
 KS = (1, 4, 16, 50, 200, 1000, 4000, 16000, 50000)
 LENGTHS = (32, 64, 128, 256, 512)
-LEAST = {"gpt2_124m": 200}  # seconds: about ten rounds where one takes twenty
+MIN_SECONDS = {"gpt2_124m": 200}  # about ten rounds where one takes twenty
 LONGEST = {"appendix": 128}  # steps: it recomputes the prefix, minutes beyond this
 
 
@@ -43,7 +43,7 @@ def main(argv=None) -> int:
         return 0
     device = pick_device(args.device)
     if args.alone:
-        print(measure.alone(*args.alone, args.steps, device))
+        print(measure.peak_of_this_process(*args.alone, args.steps, device))
         return 0
     names = args.shapes or ["mini_qwen2", "gpt2_124m"]
     if not args.shapes and device == "cuda":
@@ -54,17 +54,19 @@ def main(argv=None) -> int:
               "so these timings are not to be quoted", file=sys.stderr)  # fmt: skip
     tables = run(names, device, args)
     folder = files.figures_dir("bench", args.out)
-    tables = {name: with_others(table, name, folder) for name, table in tables.items()}
+    tables = {
+        name: merge_with_kept(table, name, folder) for name, table in tables.items()
+    }
     behind = (tables[name] for name in ("speed", "rounds", "growth"))
     tables["targets"] = report.targets(*behind)
-    keep(tables, about, folder)
+    save_tables(tables, about, folder)
     for name in ("speed", "targets"):
         print(tables[name].round(3).to_string(index=False))
     return 0
 
 
 def run(names, device, args) -> dict[str, pd.DataFrame]:
-    """Measure all shapes: a table a csv file."""
+    """Measure all shapes -> name of a csv file: its table."""
     kept = ("speed", "rounds", "growth", "mixing", "profile", "products")
     tables = {n: [] for n in kept}
     sizes = {} if names == ["tiny"] else {"qwen_1_5b": QWEN_TABLE}  # the table alone
@@ -73,7 +75,9 @@ def run(names, device, args) -> dict[str, pd.DataFrame]:
         print(f"{name} on {device}", file=sys.stderr)
         lm = SHAPES[name](device)
         who = contestants(lm, args.steps)
-        rounds = measure.interleaved(who, args.rounds, least=LEAST.get(name, 30))
+        rounds = measure.interleaved(
+            who, args.rounds, min_seconds=MIN_SECONDS.get(name, 30)
+        )
         rounds = rounds.assign(shape=name)
         part = report.summarise(rounds, name, args.steps)
         part["peak mb"] = [
@@ -100,8 +104,8 @@ def run(names, device, args) -> dict[str, pd.DataFrame]:
     return {n: pd.concat(p, ignore_index=True) for n, p in tables.items() if p}
 
 
-def with_others(table, name, folder) -> pd.DataFrame:
-    """A new table with the rows that an earlier run kept for other shapes."""
+def merge_with_kept(table, name, folder) -> pd.DataFrame:
+    """Add the rows that an earlier run kept for other shapes."""
     path = folder / f"{name}.csv"
     if path.exists():
         kept = pd.read_csv(path)
@@ -110,7 +114,7 @@ def with_others(table, name, folder) -> pd.DataFrame:
     return table.sort_values("shape", key=lambda s: s.map(order), kind="stable")
 
 
-def keep(tables, about, folder) -> None:
+def save_tables(tables, about, folder) -> None:
     """Write the files, each whole or not at all."""
     about["load average after"] = measure.machine("cpu")["load average"]
     for name, table in tables.items():
@@ -121,10 +125,10 @@ def keep(tables, about, folder) -> None:
 
 
 def draw(folder) -> None:
-    """speed.png, .svg and its text, from the csv files in folder."""
+    """Draw speed.png, .svg and its text from the csv files in folder."""
     shown = [pd.read_csv(folder / f"{n}.csv") for n in ("speed", "growth", "mixing")]
-    drawn, told = report.picture(*shown), report.told(*shown)
-    figures.save(drawn, shown[0], "speed", told, "bench", figures_dir=str(folder))
+    figure, alt = report.picture(*shown), report.alt_text(*shown)
+    figures.save(figure, shown[0], "speed", alt, "bench", figures_dir=str(folder))
 
 
 if __name__ == "__main__":

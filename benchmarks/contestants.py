@@ -21,19 +21,19 @@ QWEN_TABLE = 151936, 1536  # V and D of Qwen2.5-1.5B
 
 
 def mini_qwen2(device: str) -> LM:
-    """The embedded instruct model, 1.9 M parameters or so."""
+    """Load the embedded instruct model."""
     return load("mini-qwen2", device=device)
 
 
 def gpt2_124m(device: str) -> LM:
-    """GPT-2's shape with random weights: what the write-up ran its loop on."""
+    """Make GPT-2's shape with random weights: what the write-up ran its loop on."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     return _random(GPT2LMHeadModel, GPT2Config(), device, torch.float32, "gpt2-124m")
 
 
 def qwen_1_5b(device: str) -> LM:
-    """Qwen2.5-1.5B's shape with random weights in bfloat16."""
+    """Make Qwen2.5-1.5B's shape with random weights in bfloat16."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
@@ -46,7 +46,7 @@ def qwen_1_5b(device: str) -> LM:
 
 
 def tiny(device: str) -> LM:
-    """For trying the benchmark itself."""
+    """Make a model for trying the benchmark itself."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -70,7 +70,7 @@ def _random(kind, config, device, dtype, name) -> LM:
 
 
 def contestants(lm: LM, steps: int, batches=(1, 8, 64), compiled=True) -> dict:
-    """name -> (function of no arguments, batch size)."""
+    """List who runs: name -> (function of no arguments, batch size)."""
     lm.model.generation_config.eos_token_id = None
     lm.model.generation_config.pad_token_id = 0
     draw = torch.Generator().manual_seed(0)
@@ -97,7 +97,7 @@ def contestants(lm: LM, steps: int, batches=(1, 8, 64), compiled=True) -> dict:
 
 @torch.no_grad()
 def appendix(lm: LM, ids, steps: int) -> None:
-    """The write-up's loop: its Appendix snippet, the whole prefix again every step."""
+    """Run the write-up's loop: its snippet, the whole prefix again every step."""
     model, embeddings = lm.model, lm.model.get_input_embeddings()
     prefix = embeddings(ids[:1])
     for _ in range(steps):
@@ -107,7 +107,7 @@ def appendix(lm: LM, ids, steps: int) -> None:
 
 
 def generate_concept_token(logits, embeddings, temperature=0.8):
-    """The Appendix, as written."""
+    """Mix one concept vector as the Appendix does, word for word."""
     probs = F.softmax(logits / temperature, dim=-1)
     top_k_probs, top_k_indices = torch.topk(probs, k=50)
     top_k_probs = top_k_probs**1.5  # Sharpening

@@ -1,4 +1,4 @@
-"""Time, memory and bandwidth, measured: rows, not judgements.
+"""Measure time, memory and bandwidth.
 
 interleaved   seconds of each contestant, in turns, round by round
 growth        seconds over the number of steps, and the exponent
@@ -32,25 +32,25 @@ from helpers.mixture import _mix
 
 
 def seconds(call) -> float:
-    """Wall time of one call, the device's queue included."""
+    """Time one call in seconds, the device's queue included."""
     begun = timer()  # Timer.timeit would run the call twice more, unmeasured
     call()
     return timer() - begun
 
 
 def interleaved(
-    who: dict, rounds: int, warm: bool = True, least: float = 0
+    who: dict, rounds: int, warm: bool = True, min_seconds: float = 0
 ) -> pd.DataFrame:
-    """One row a contestant and round: contestant, batch, round, seconds.
+    """Time contestants in turns -> rows: contestant, batch, round, seconds.
 
     warm: every contestant runs once first, unmeasured: compiling happens there.
-    least: more rounds than asked for, until they have taken this many seconds.
+    min_seconds: more rounds than asked for, until they have taken this many seconds.
     Each round begins with another contestant, so that none always follows the same one.
     """
     for call, _ in who.values() if warm else ():
         call()
     rows, turn, begun, order = [], 0, timer(), list(who)
-    while turn < rounds or timer() - begun < least:
+    while turn < rounds or timer() - begun < min_seconds:
         for name in order:
             call, batch = who[name]
             rows.append((name, batch, turn, seconds(call)))
@@ -60,7 +60,7 @@ def interleaved(
 
 
 def growth(lm, lengths, rounds: int, longest: dict) -> pd.DataFrame:
-    """Seconds over steps for each contestant at batch 1, up to its longest run."""
+    """Time each contestant at batch 1 over steps, up to its longest run."""
     rows = []
     for steps in lengths:
         who = contestants(lm, steps, batches=(1,), compiled=False)
@@ -72,7 +72,7 @@ def growth(lm, lengths, rounds: int, longest: dict) -> pd.DataFrame:
 
 
 def exponent(steps, seconds) -> tuple[float, float, float]:
-    """b of seconds = a steps^b, by least squares on logarithms, with its 95 % interval.
+    """Fit b of seconds = a steps^b, on logarithms -> b, its 95 % interval.
 
     The interval is Student's, from the points' scatter about the line.
     """
@@ -82,7 +82,7 @@ def exponent(steps, seconds) -> tuple[float, float, float]:
 
 
 def profile(who: dict, names=("generate", "appendix", "ours"), top=6) -> pd.DataFrame:
-    """The operators that one call of each spends most of its own time in.
+    """List the operators that one call of each spends most of its own time in.
 
     Rows: contestant, operator, calls, ms (processor or GPU time of its own), share.
     """
@@ -103,7 +103,7 @@ def profile(who: dict, names=("generate", "appendix", "ours"), top=6) -> pd.Data
 
 
 def products(lm, repeats=10) -> pd.DataFrame:
-    """One row times each weight matrix of a model on the CPU, as often as a step does.
+    """Time one row times each weight matrix on the CPU, as often as a step does.
 
     Rows: way ("library", what eager steps call; "sums", what compiled steps do),
     threads, ms, GB of weights read a second.
@@ -136,7 +136,7 @@ def products(lm, repeats=10) -> pd.DataFrame:
 
 
 def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
-    """Microseconds of both ways to mix, for tables (V,D), k kept tokens and batches.
+    """Time both ways to mix, for tables (V,D), k kept tokens and batches.
 
     gather: the k rows, weighted. dense: the weights scattered over V, times the table.
     """
@@ -163,28 +163,28 @@ def mixing(sizes, ks, batches=(1, 64), device="cpu", repeats=5) -> pd.DataFrame:
 
 
 def dense(probs, indices, embed):
-    """The mixture as a product with the whole table."""
+    """Compute the mixture as a product with the whole table."""
     weights = embed.new_zeros(*probs.shape[:-1], len(embed))
     return weights.scatter_(-1, indices, probs) @ embed
 
 
 def crossing(frame: pd.DataFrame) -> float:
-    """The smallest k measured at which dense is at least as fast; inf if none."""
+    """Find the smallest k at which dense is at least as fast; inf if none."""
     wide = frame.pivot(index="k", columns="way", values="microseconds")
     faster = wide.index[wide.dense <= wide.gather]
     return float(faster.min()) if len(faster) else float("inf")
 
 
 def peak_memory(shape: str, name: str, steps: int, device: str) -> float:
-    """Peak memory in MB of one contestant alone: of the process, or of the GPU."""
+    """Measure one contestant's peak memory in MB, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks", "--alone", shape, name]
     command += ["--steps", str(steps), "--device", device]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def alone(shape: str, name: str, steps: int, device: str) -> float:
-    """Run one contestant in this process; its peak memory in MB."""
+def peak_of_this_process(shape: str, name: str, steps: int, device: str) -> float:
+    """Run one contestant here -> peak memory in MB, of the process or the GPU."""
     contestants(SHAPES[shape](device), steps)[name][0]()
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 1e6
@@ -197,7 +197,7 @@ def alone(shape: str, name: str, steps: int, device: str) -> float:
 
 
 def bandwidth(device: str) -> float:
-    """Bytes a second read plus written by a large copy, the best of ten."""
+    """Measure bytes a second, read plus written, of a large copy: best of ten."""
     size = 2**26 if device == "cpu" else 2**28  # numbers: far more than a cache holds
     a = torch.empty(size, dtype=torch.float32, device=device)
     b = torch.empty_like(a)
@@ -206,7 +206,7 @@ def bandwidth(device: str) -> float:
 
 
 def bytes_a_step(lm, length: float) -> float:
-    """Bytes of weights and cache that one step at batch 1 cannot help reading."""
+    """Count the bytes of weights and cache that a step at batch 1 has to read."""
     config = lm.model.config
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     width = config.hidden_size // config.num_attention_heads
@@ -216,7 +216,7 @@ def bytes_a_step(lm, length: float) -> float:
 
 
 def machine(device: str) -> dict:
-    """The processor, the cores used, the versions, and how busy it was."""
+    """Describe the processor, the cores used, the versions, and the load."""
     name = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:

@@ -1,8 +1,8 @@
-"""From measured rows to what is kept: csv files, the targets, one picture.
+"""Turn measured rows into csv files, the targets and one picture.
 
 summarise   rows of a shape -> a line a contestant, with ratios to generate
 targets     each target of the design with its measured ratio
-picture     speed, growth and the two ways to mix, side by side
+picture     speed, growth and the two ways to mix, side by side; alt_text says it
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LINES = ("-", "--", ":")
 
 
 def summarise(frame: pd.DataFrame, shape: str, steps: int) -> pd.DataFrame:
-    """Medians over rounds, and speed against generate in the same round.
+    """Take medians over rounds, and speed against generate in the same round.
 
     times generate: tokens a second over generate's, the median of the rounds' ratios.
     low, high: its 95 % bootstrap interval over rounds.
@@ -45,7 +45,7 @@ def summarise(frame: pd.DataFrame, shape: str, steps: int) -> pd.DataFrame:
 def targets(
     speed: pd.DataFrame, rounds: pd.DataFrame, grown: pd.DataFrame
 ) -> pd.DataFrame:
-    """Every target whose numbers are at hand: wanted, measured, low, high, met.
+    """Compare each target with its numbers: wanted, measured, low, high, met.
 
     A ratio is that of tokens a second in the same round, the median over rounds with
     its 95 % bootstrap interval; met goes by the median.
@@ -88,7 +88,7 @@ def _median(values):
 
 
 def picture(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame):
-    """Three panels: times generate, seconds over steps, microseconds over k."""
+    """Draw three panels: times generate, seconds over steps, microseconds over k."""
     shapes = list(dict.fromkeys(grown["shape"]))
     names = list(dict.fromkeys(grown.contestant))
     with plt.rc_context(STYLE):
@@ -120,7 +120,7 @@ def picture(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame):
 
 
 def _plain(*scales, subs=(1, 2, 5)):
-    """Numbers as numbers on a logarithmic axis: 0.1, 1, 10."""
+    """Label a logarithmic axis with plain numbers: 0.1, 1, 10."""
     for scale in scales:
         scale.set_major_locator(LogLocator(subs=subs))
         scale.set_major_formatter("{x:g}")
@@ -142,8 +142,8 @@ def _ratios(axis, speed):
              title="Speed, 95 % intervals")  # fmt: skip
 
 
-def told(speed, grown, mixed) -> str:
-    """The picture in one sentence, for a reader who cannot see it."""
+def alt_text(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame) -> str:
+    """Describe the picture in one sentence, for a reader who cannot see it."""
     ours = speed[speed.contestant == "ours"]
     ratios = ", ".join(
         f"{r['times generate']:.2f} times generate on {r['shape']}"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import measure, report
-from benchmarks.__main__ import with_others
+from benchmarks.__main__ import merge_with_kept
 from benchmarks.contestants import SHAPES, contestants, generate_concept_token
 from helpers import MixtureConfig, generate_concepts, mix, mixture_weights
 
@@ -117,14 +117,14 @@ def test_one_row_times_every_matrix_is_timed_both_ways():
 def test_more_rounds_until_enough_seconds_have_passed():
     who = {"wait": (lambda: time.sleep(0.01), 1)}
     assert len(measure.interleaved(who, 3)) == 3
-    assert len(measure.interleaved(who, 3, least=0.1)) > 3
+    assert len(measure.interleaved(who, 3, min_seconds=0.1)) > 3
 
 
 def test_a_shape_measured_again_replaces_its_own_rows_only(tmp_path):
     first = pd.DataFrame({"shape": ["mini_qwen2", "gpt2_124m"], "ms": [1, 2]})
     first.to_csv(tmp_path / "speed.csv", index=False)
     again = pd.DataFrame({"shape": ["gpt2_124m"], "ms": [3]})
-    table = with_others(again, "speed", tmp_path)
+    table = merge_with_kept(again, "speed", tmp_path)
     assert table["shape"].tolist() == ["mini_qwen2", "gpt2_124m"]
     assert table.ms.tolist() == [1, 3]
 
@@ -138,11 +138,11 @@ def test_the_appendix_contestant_computes_what_ours_does():
     assert torch.allclose(trace.vectors[0, 0], concept, atol=1e-6)
 
 
-def test_the_picture_is_told_in_a_sentence_with_its_numbers():
+def test_the_alt_text_is_a_sentence_with_the_numbers():
     mixed = pd.DataFrame({"k": [1, 10] * 2, "way": ["gather"] * 2 + ["dense"] * 2})
     mixed = mixed.assign(vocabulary=64, width=8, batch=1, microseconds=[1, 9, 5, 5])
     figure = report.picture(speed(), grown(1.0), mixed)
     assert len(figure.axes) == 3
-    told = report.told(speed(), grown(1.0), mixed)
+    alt = report.alt_text(speed(), grown(1.0), mixed)
     for part in ("2.00 times generate", "power 1.00", "batch 1 from k = 10 of 64"):
-        assert part in told
+        assert part in alt
