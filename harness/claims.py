@@ -84,7 +84,9 @@ def _rounded(x: float) -> float:
     return float(f"{float(x):.{digits}g}")
 
 
-def record(rows: list[dict], set_name: str, notebook: str, run_dir: str = "") -> None:
+def write_rows(
+    rows: list[dict], set_name: str, notebook: str, run_dir: str = ""
+) -> None:
     """Write a notebook's rows to runs/<set>/<notebook>.measured.csv, as a whole."""
     keyed = {}
     for row in rows:

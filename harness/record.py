@@ -88,7 +88,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Write measured rows and provenance; print and display the verdicts."""
-        claims.record(self.rows, self.set_name, self.notebook, self.run_dir)
+        claims.write_rows(self.rows, self.set_name, self.notebook, self.run_dir)
         figures.provenance(
             self.notebook, self.set_name, self.parameters, self.models, self.figures_dir
         )

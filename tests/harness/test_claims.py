@@ -335,7 +335,7 @@ def test_bad_measurements_are_refused():
 
 def test_rows_go_out_and_come_back(tmp_path):
     rows = r1("m, 'x', y", 0.123456, 0.2) + [claims.not_tested("R5", "a, b")]
-    claims.record(rows, "mini", "02_translation", run_dir=str(tmp_path))
+    claims.write_rows(rows, "mini", "02_translation", run_dir=str(tmp_path))
     path = tmp_path / "02_translation.measured.csv"
     back = claims.read_rows(path)
     assert [r["part"] for r in back] == ["score", "gain", ""]
@@ -352,9 +352,9 @@ def test_rows_go_out_and_come_back(tmp_path):
 def test_rows_are_refused_twice_or_from_another_notebook(tmp_path):
     rows = r1("m", 0.5, 0.2)
     with pytest.raises(ValueError, match="recorded twice"):
-        claims.record(rows + rows, "mini", "02_translation", run_dir=str(tmp_path))
+        claims.write_rows(rows + rows, "mini", "02_translation", run_dir=str(tmp_path))
     with pytest.raises(ValueError, match="belongs to"):
-        claims.record(rows, "mini", "01_generation", run_dir=str(tmp_path))
+        claims.write_rows(rows, "mini", "01_generation", run_dir=str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 

@@ -104,7 +104,7 @@ def built(tmp_path_factory):
             for part in ("score", "gain")
         ]
         rows.append(claims.not_tested("R2", f"a model said {HOSTILE}"))
-        claims.record(rows, "mine", "02_translation")
+        claims.write_rows(rows, "mine", "02_translation")
         kept = files.figures_dir("mine")
         shutil.copy(files.run_dir("mine") / "02_translation.measured.csv", kept)
         frame = tables.gather("mine")
