@@ -50,15 +50,18 @@ def main(argv=None) -> int:
         names.append("qwen_1_5b")
     about = measure.machine(device)
     if about["load average"] > 0.5:
-        print(f"load average {about['load average']}: other programs are running, "
-              "so these timings are not to be quoted", file=sys.stderr)  # fmt: skip
+        print(
+            f"load average {about['load average']}: other programs are running, "
+            "so these timings are not to be quoted",
+            file=sys.stderr,
+        )
     tables = run(names, device, args)
     folder = files.figures_dir("bench", args.out)
     tables = {
         name: merge_with_kept(table, name, folder) for name, table in tables.items()
     }
-    behind = (tables[name] for name in ("speed", "rounds", "growth"))
-    tables["targets"] = report.targets(*behind)
+    measured = (tables[name] for name in ("speed", "rounds", "growth"))
+    tables["targets"] = report.targets(*measured)
     save_tables(tables, about, folder)
     for name in ("speed", "targets"):
         print(tables[name].round(3).to_string(index=False))
@@ -110,7 +113,7 @@ def merge_with_kept(table, name, folder) -> pd.DataFrame:
     if path.exists():
         kept = pd.read_csv(path)
         table = pd.concat([table, kept[~kept["shape"].isin(table["shape"])]])
-    order = {shape: place for place, shape in enumerate(SHAPES)}
+    order = {shape: i for i, shape in enumerate(SHAPES)}
     return table.sort_values("shape", key=lambda s: s.map(order), kind="stable")
 
 

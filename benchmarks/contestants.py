@@ -37,10 +37,16 @@ def qwen_1_5b(device: str) -> LM:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
-        vocab_size=QWEN_TABLE[0], hidden_size=QWEN_TABLE[1], intermediate_size=8960,
-        num_hidden_layers=28, num_attention_heads=12, num_key_value_heads=2,
-        max_position_embeddings=32768, tie_word_embeddings=True, rms_norm_eps=1e-6,
-    )  # fmt: skip
+        vocab_size=QWEN_TABLE[0],
+        hidden_size=QWEN_TABLE[1],
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+    )
     name = QWEN[0].split("/")[1]
     return _random(Qwen2ForCausalLM, config, device, torch.bfloat16, name)
 
@@ -50,9 +56,14 @@ def tiny(device: str) -> LM:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
-        n_layer=1, n_embd=16, n_head=2, vocab_size=64, n_positions=64,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+        n_layer=1,
+        n_embd=16,
+        n_head=2,
+        vocab_size=64,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return _random(GPT2LMHeadModel, config, device, torch.float32, "tiny")
 
 
@@ -79,13 +90,15 @@ def contestants(lm: LM, steps: int, batches=(1, 8, 64), compiled=True) -> dict:
 
     def generate():
         lm.model.generate(
-            ids[:1], attention_mask=torch.ones_like(ids[:1]), max_new_tokens=steps,
+            ids[:1],
+            attention_mask=torch.ones_like(ids[:1]),
+            max_new_tokens=steps,
             do_sample=False,
-        )  # fmt: skip
+        )
 
-    def ours(batch, **given):
+    def ours(batch, **more):
         return lambda: generate_concepts(
-            lm, ids[:batch].tolist(), steps, stop_at_eos=False, progress=False, **given
+            lm, ids[:batch].tolist(), steps, stop_at_eos=False, progress=False, **more
         )
 
     who = {"generate": (generate, 1), "appendix": (lambda: appendix(lm, ids, steps), 1)}

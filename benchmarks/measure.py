@@ -95,9 +95,9 @@ def profile(who: dict, names=("generate", "appendix", "ours"), top=6) -> pd.Data
         kind = "device" if any(e.self_device_time_total for e in found) else "cpu"
         clock = f"self_{kind}_time_total"
         times = [(e.key, e.count, getattr(e, clock) / 1e3) for e in found]
-        whole = sum(ms for *_, ms in times)
+        total = sum(ms for *_, ms in times)
         times.sort(key=lambda row: -row[2])
-        rows += [(name, *row, row[2] / whole) for row in times[:top]]
+        rows += [(name, *row, row[2] / total) for row in times[:top]]
     names = ["contestant", "operator", "calls", "ms", "share"]
     return pd.DataFrame(rows, columns=names)
 
@@ -112,10 +112,10 @@ def products(lm, repeats=10) -> pd.DataFrame:
 
     layers = [m for m in lm.model.modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
     wide = {torch.nn.Linear: 1, Conv1D: 0}
-    given = [torch.randn(1, m.weight.shape[wide[type(m)]]) for m in layers]
+    rows_in = [torch.randn(1, m.weight.shape[wide[type(m)]]) for m in layers]
 
     def library():
-        return [layer(x) for layer, x in zip(layers, given)]
+        return [layer(x) for layer, x in zip(layers, rows_in)]
 
     @torch.compile(dynamic=False)
     def sums():

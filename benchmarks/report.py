@@ -96,22 +96,42 @@ def picture(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame):
         _ratios(axes[0], speed)
         for (shape, name), part in grown.groupby(["shape", "contestant"], sort=False):
             i, line = names.index(name), LINES[shapes.index(shape) % len(LINES)]
-            axes[1].plot(part.steps, part.seconds, line, color=COLOURS[i],
-                         marker=MARKERS[i], label=f"{name}, {shape}")  # fmt: skip
-        axes[1].set(xscale="log", yscale="log", xlabel="steps", ylabel="seconds",
-                    title="Growth with length, batch 1")  # fmt: skip
+            axes[1].plot(
+                part.steps,
+                part.seconds,
+                line,
+                color=COLOURS[i],
+                marker=MARKERS[i],
+                label=f"{name}, {shape}",
+            )
+        axes[1].set(
+            xscale="log",
+            yscale="log",
+            xlabel="steps",
+            ylabel="seconds",
+            title="Growth with length, batch 1",
+        )
         axes[1].set_xticks(sorted(set(grown.steps)), sorted(set(grown.steps)))
         axes[1].minorticks_off()
         one = mixed[mixed.batch == mixed.batch.min()]
         for i, ((size, way), part) in enumerate(
             one.groupby(["vocabulary", "way"], sort=False)
         ):
-            axes[2].plot(part.k, part.microseconds, LINES[way == "dense"],
-                         color=COLOURS[i // 2 % 7], marker=MARKERS[i % 7],
-                         label=f"{way}, V = {size}")  # fmt: skip
-        axes[2].set(xscale="log", yscale="log", xlabel="k, tokens kept",
-                    ylabel="microseconds",
-                    title="The mixture alone, batch 1")  # fmt: skip
+            axes[2].plot(
+                part.k,
+                part.microseconds,
+                LINES[way == "dense"],
+                color=COLOURS[i // 2 % 7],
+                marker=MARKERS[i % 7],
+                label=f"{way}, V = {size}",
+            )
+        axes[2].set(
+            xscale="log",
+            yscale="log",
+            xlabel="k, tokens kept",
+            ylabel="microseconds",
+            title="The mixture alone, batch 1",
+        )
         _plain(axes[2].xaxis, subs=(1,))
         _plain(axes[0].xaxis, axes[1].yaxis, axes[2].yaxis)
         for axis in axes:
@@ -133,13 +153,23 @@ def _ratios(axis, speed):
         y = [names.index(n) + 0.15 * i for n in part.contestant]
         middle = part["times generate"]
         spread = [middle - part.low, part.high - middle]
-        axis.errorbar(middle, y, xerr=np.clip(spread, 0, None), fmt=MARKERS[i],
-                      color=COLOURS[i], capsize=4, label=shape)  # fmt: skip
+        axis.errorbar(
+            middle,
+            y,
+            xerr=np.clip(spread, 0, None),
+            fmt=MARKERS[i],
+            color=COLOURS[i],
+            capsize=4,
+            label=shape,
+        )
     axis.axvline(1, color="0.5", linestyle=":")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
-    axis.set(xscale="log", xlabel="tokens a second, times generate's",
-             title="Speed, 95 % intervals")  # fmt: skip
+    axis.set(
+        xscale="log",
+        xlabel="tokens a second, times generate's",
+        title="Speed, 95 % intervals",
+    )
 
 
 def alt_text(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame) -> str:
@@ -155,13 +185,15 @@ def alt_text(speed: pd.DataFrame, grown: pd.DataFrame, mixed: pd.DataFrame) -> s
         if len(p) > 1
     )
     wins = "; ".join(
-        f"at batch {batch} " + ", ".join(
+        f"at batch {batch} "
+        + ", ".join(
             f"from k = {k:.0f} of {v}" if np.isfinite(k) else f"at no k to {top} of {v}"
-            for v, k, top in ((v, crossing(p), p.k.max())
-                              for v, p in part.groupby("vocabulary"))
+            for v, k, top in (
+                (v, crossing(p), p.k.max()) for v, p in part.groupby("vocabulary")
+            )
         )
         for batch, part in mixed.groupby("batch")
-    )  # fmt: skip
+    )
     return (
         f"The mixture loop at batch 1 runs at {ratios}; its time grows with steps to "
         f"the power {bends}. A dense product with the whole table is as fast as "

@@ -25,15 +25,23 @@ def tiny_config(family: str, **changes):
         shape = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
         return hf.GPT2Config(**{**ends, **shape, **changes})
     shape = {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 64,
-        "max_position_embeddings": 64, "tie_word_embeddings": True,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    }
     classes = {
-        "qwen2": hf.Qwen2Config, "llama": hf.LlamaConfig, "mistral": hf.MistralConfig,
-        "gemma3": hf.Gemma3TextConfig, "neox": hf.GPTNeoXConfig, "opt": hf.OPTConfig,
+        "qwen2": hf.Qwen2Config,
+        "llama": hf.LlamaConfig,
+        "mistral": hf.MistralConfig,
+        "gemma3": hf.Gemma3TextConfig,
+        "neox": hf.GPTNeoXConfig,
+        "opt": hf.OPTConfig,
         "bloom": hf.BloomConfig,
-    }  # fmt: skip
+    }
     return classes[family](**{**ends, **shape, **changes})
 
 

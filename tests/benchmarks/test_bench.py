@@ -12,9 +12,11 @@ from benchmarks.contestants import SHAPES, contestants, generate_concept_token
 from helpers import MixtureConfig, generate_concepts, mix, mixture_weights
 
 TIMES = {  # contestant: batch, seconds in three rounds of 48 steps
-    "generate": (1, (2.0, 2.2, 4.0)), "ours": (1, (1.0, 1.1, 2.0)),
-    "ours x64": (64, (4.0, 4.4, 8.0)), "ours compiled": (1, (0.5, 0.6, 1.0)),
-}  # fmt: skip
+    "generate": (1, (2.0, 2.2, 4.0)),
+    "ours": (1, (1.0, 1.1, 2.0)),
+    "ours x64": (64, (4.0, 4.4, 8.0)),
+    "ours compiled": (1, (0.5, 0.6, 1.0)),
+}
 
 
 def timed(times=TIMES):
@@ -57,9 +59,11 @@ def test_a_target_is_met_or_not_by_its_number():
     assert found.loc["ours x64 / ours", "measured"] == pytest.approx(16.0)
     assert (found.low <= found.measured).all() and (found.measured <= found.high).all()
     assert found.met.to_dict() == {
-        "ours / generate": True, "ours x64 / ours": True,
-        "ours compiled / generate": True, "ours: exponent of time over steps": True,
-    }  # fmt: skip
+        "ours / generate": True,
+        "ours x64 / ours": True,
+        "ours compiled / generate": True,
+        "ours: exponent of time over steps": True,
+    }
     slow = TIMES | {"ours compiled": (1, (1.0, 1.1, 2.0)), "ours": (1, (2.1, 2.4, 4.2))}
     missed = targets(slow, 1.3).met
     assert not missed["ours compiled / generate"] and not missed["ours / generate"]

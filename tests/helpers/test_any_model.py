@@ -27,11 +27,15 @@ TOKENIZERS = files.ROOT.parent / "shared" / "tokenizers"
 NARROW = {
     "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2},
     "qwen2.5-1.5b-instruct": {
-        "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "intermediate_size": 32, "max_window_layers": 2,
+        "num_hidden_layers": 2,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 32,
+        "max_window_layers": 2,
         "layer_types": ["full_attention"] * 2,
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,7 @@ def one_line(error: BaseException) -> str:
 
 # Arguments of the wrong kind: what was given and what was expected
 
+# fmt: off
 MISTAKES = [
     ("prompts must be .*, not 5", generate_concepts, (TINY, 5), {}),
     ("not a BatchEncoding", generate_concepts, (TINY, TINY.tokenizer("w1")), {}),
@@ -87,7 +88,8 @@ MISTAKES = [
     ("no model '~nobody9/x'", load, ("~nobody9/x",), {}),
     ("no model 'aaa", load, ("a" * 5000,), {}),
     ("device must be .*'cpu:x'", load, ("mini-gpt2",), {"device": "cpu:x"}),
-]  # fmt: skip
+]
+# fmt: on
 
 
 @pytest.mark.parametrize("says, call, args, more", MISTAKES, ids=range(len(MISTAKES)))
@@ -114,36 +116,55 @@ def tensors():
 
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=6),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=6),
     st.sampled_from(["\ud800", "\x00", "w1 w2", b"w1", 2**80, np.float32(1), object()]),
-)  # fmt: skip
+)
 ANYTHING = st.one_of(
-    SCALARS, tensors(), st.lists(SCALARS | tensors(), max_size=3),
+    SCALARS,
+    tensors(),
+    st.lists(SCALARS | tensors(), max_size=3),
     st.lists(st.lists(st.integers(-2, 101), max_size=3), max_size=3),
     st.dictionaries(st.text(max_size=2), SCALARS, max_size=2),
-)  # fmt: skip
+)
 LMS = st.sampled_from([TINY, TINY, TINY, BARE]) | SCALARS
 CONFIGS = st.none() | st.just(MixtureConfig(top_k=3)) | SCALARS
 TEXT_OR = st.just("w1 w2") | ANYTHING
 MOST = st.integers(1, 9) | SCALARS
 
 FUZZED = {
-    "MixtureConfig": (MixtureConfig, [], st.fixed_dictionaries({}, optional={
-        name: SCALARS for name in MixtureConfig.__dataclass_fields__})),
+    "MixtureConfig": (
+        MixtureConfig,
+        [],
+        st.fixed_dictionaries(
+            {}, optional={name: SCALARS for name in MixtureConfig.__dataclass_fields__}
+        ),
+    ),
     "mixture_weights": (mixture_weights, [ANYTHING, CONFIGS], None),
     "mix": (mix, [ANYTHING, ANYTHING, tensors() | SCALARS], None),
     "generate_concepts": (generate_concepts, [LMS, TEXT_OR, MOST, CONFIGS], None),
-    "from embeddings": (generate_concepts, [LMS], st.fixed_dictionaries(
-        {"inputs_embeds": ANYTHING, "steps": MOST}, optional={
-            "attention_mask": ANYTHING, "batch_size": MOST})),
+    "from embeddings": (
+        generate_concepts,
+        [LMS],
+        st.fixed_dictionaries(
+            {"inputs_embeds": ANYTHING, "steps": MOST},
+            optional={"attention_mask": ANYTHING, "batch_size": MOST},
+        ),
+    ),
     "continue_from": (continue_from, [LMS, ANYTHING, ANYTHING, MOST], None),
     "next_logits": (next_logits, [LMS, ANYTHING, ANYTHING], None),
     "prompt_embeds": (prompt_embeds, [LMS, TEXT_OR], None),
     "left_pad": (left_pad, [ANYTHING], None),
     "chat_prompt": (chat_prompt, [LMS, ANYTHING], None),
-    "load": (load, [SCALARS], st.fixed_dictionaries({}, optional={
-        "device": SCALARS, "dtype": SCALARS})),
-}  # fmt: skip
+    "load": (
+        load,
+        [SCALARS],
+        st.fixed_dictionaries({}, optional={"device": SCALARS, "dtype": SCALARS}),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FUZZED)

@@ -246,10 +246,13 @@ def watched(lm, ids, config, rule=SHARPENED, steps=4):
 @pytest.mark.parametrize(
     "config",
     [
-        MixtureConfig(), MixtureConfig.appendix(), MixtureConfig(mode="discrete"),
-        MixtureConfig(mode="gated", stop_entropy=1.0), MixtureConfig(norm="central"),
+        MixtureConfig(),
+        MixtureConfig.appendix(),
+        MixtureConfig(mode="discrete"),
+        MixtureConfig(mode="gated", stop_entropy=1.0),
+        MixtureConfig(norm="central"),
     ],
-)  # fmt: skip
+)
 def test_a_step_never_waits_for_the_device_nor_uses_float64(lm, ids, config):
     assert watched(lm, ids, config) == []
 
@@ -296,10 +299,12 @@ def shape(probs, indices):
 @pytest.mark.parametrize(
     "planted, seen",
     [
-        (item, "_local_scalar_dense"), (branch, "_local_scalar_dense"),
-        (double, "float64 from _to_copy"), (shape, "index"),
+        (item, "_local_scalar_dense"),
+        (branch, "_local_scalar_dense"),
+        (double, "float64 from _to_copy"),
+        (shape, "index"),
     ],
-)  # fmt: skip
+)
 def test_planted_violations_are_seen(tiny, planted, seen):
     """The watch can fail: each of these hides one in the weight rule."""
     found = watched(
@@ -341,9 +346,10 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("shape, sums", [
-    ((1, 16), True), ((1, 1, 16), True), ((2, 16), False), ((1, 2, 16), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, sums",
+    [((1, 16), True), ((1, 1, 16), True), ((2, 16), False), ((1, 2, 16), False)],
+)
 def test_one_row_is_summed_and_more_are_left_alone(shape, sums):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(shape), torch.randn(16, 24), torch.randn(24)
@@ -489,9 +495,12 @@ def test_plug_in_with_one_token_weights_is_greedy_generate(lm):
 def test_plug_in_returns_the_argmax_chain_of_the_loop(lm):
     for ids in IDS:
         found = lm.model.generate(
-            torch.tensor([ids]), custom_generate=concept_decoding(MixtureConfig()),
-            max_new_tokens=12, do_sample=False, pad_token_id=0,
-        )  # fmt: skip
+            torch.tensor([ids]),
+            custom_generate=concept_decoding(MixtureConfig()),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+        )
         trace = generate_concepts(lm, [ids], steps=12)
         assert found[0].tolist() == ids + trace.tokens[0]
 
@@ -518,16 +527,25 @@ def test_plug_in_takes_generate_s_own_settings(tiny):
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("given", [
-    {"num_beams": 2}, {"num_return_sequences": 2}, {"output_scores": True},
-    {"output_hidden_states": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"num_beams": 2},
+        {"num_return_sequences": 2},
+        {"output_scores": True},
+        {"output_hidden_states": True},
+    ],
+)
 def test_plug_in_refuses_what_it_cannot_do(tiny, given):
     with pytest.raises(ValueError, match="^concept_decoding[^\n]*$"):
         tiny.model.generate(
-            torch.tensor(IDS[:1]), custom_generate=concept_decoding(),
-            max_new_tokens=4, pad_token_id=0, do_sample=True, **given,
-        )  # fmt: skip
+            torch.tensor(IDS[:1]),
+            custom_generate=concept_decoding(),
+            max_new_tokens=4,
+            pad_token_id=0,
+            do_sample=True,
+            **given,
+        )
 
 
 # Bad input is refused in one line, before the model is called

@@ -154,12 +154,17 @@ def test_cut_and_incomplete_weights_are_refused(folder):
     assert kind is ValueError and "h.2" in message  # never filled with random numbers
 
 
-@pytest.mark.parametrize("index, says", [
-    ("{}", "weight_map"), ("[]", "weight_map"), ('{"weight_map": []}', "weight_map"),
-    ('{"weight_map": {"a": "pytorch_model.bin"}}', "pytorch_model.bin"),
-    ('{"weight_map": {"a": "../b.safetensors"}}', "beside it"),
-    ('{"weight_map": {"a": "b.safetensors"}}', "lacks b.safetensors"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "index, says",
+    [
+        ("{}", "weight_map"),
+        ("[]", "weight_map"),
+        ('{"weight_map": []}', "weight_map"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}}', "pytorch_model.bin"),
+        ('{"weight_map": {"a": "../b.safetensors"}}', "beside it"),
+        ('{"weight_map": {"a": "b.safetensors"}}', "lacks b.safetensors"),
+    ],
+)
 def test_an_index_names_safetensors_beside_it_only(folder, index, says):
     (folder / "model.safetensors.index.json").write_text(index)
     kind, message = refusal(str(folder), device="cpu")
