@@ -23,8 +23,9 @@ from experiments import hf_reference, scoring
 from experiments.floors import random_like
 from experiments.metrics import loops
 from experiments.prompts import FRAMES, SUITES
-from experiments.stats import Estimate, bootstrap, paired_difference
+from experiments.stats import bootstrap, paired_difference
 from experiments.translation import readers, stimuli
+from experiments.translation.in_loop import Parts
 from experiments.translation.scores import mean_by
 from harness.safe_text import readable
 
@@ -73,7 +74,7 @@ def follow_up(
     return pd.DataFrame(rows, columns=["fed", "item", "loops", "text"])
 
 
-def loop_parts(after: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
+def loop_parts(after: pd.DataFrame, seed: int = 0) -> Parts:
     """How often a text loops after one concept token, and the excess over text."""
     looped = {fed: part.tolist() for fed, part in after.groupby("fed")["loops"]}
     mixed, text = looped["one concept token"], looped["prompt as text"]
@@ -89,9 +90,7 @@ def first_texts(after: pd.DataFrame) -> pd.DataFrame:
     return texts.map(lambda text: readable(text, 90))
 
 
-def spanish_parts(
-    lm: LM, max_new_tokens: int = 50, seed: int = 0
-) -> dict[str, Estimate]:
+def spanish_parts(lm: LM, max_new_tokens: int = 50, seed: int = 0) -> Parts:
     """Translate Spanish sentences after the write-up's instruction, as plain text.
 
     spanish, spanish_floor: shares of texts that say the sentence's translation, and
@@ -146,7 +145,7 @@ def offset_shares(cut: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return shares.assign(offset=[f"[{k}:]" for k in shares["offset"]])
 
 
-def cut_parts(cut: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
+def cut_parts(cut: pd.DataFrame, seed: int = 0) -> Parts:
     """The same decoded from one token on (sliced) and from the first (whole)."""
     cuts = {k: part for k, part in cut.groupby("offset")["cut"]}
     offsets = {"cut_sliced": 1, "cut_whole": 0}
@@ -162,7 +161,7 @@ def cut_examples(cut: pd.DataFrame, count: int = 3) -> pd.DataFrame:
 
 def scripts_after(
     lm: LM, vectors: torch.Tensor, max_new_tokens: int = 50, seed: int = 0
-) -> tuple[pd.DataFrame, dict[str, Estimate]]:
+) -> tuple[pd.DataFrame, Parts]:
     """Count letters by script after vectors (B,D), the token Paris and 100 random ones.
 
     -> (letters: a column for each thing fed; cyrillic_mixture and cyrillic_random: the

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from helpers.mixture import MixtureConfig
     from helpers.models import LM
 
+Parts = dict[str, Estimate]  # what a verdict is computed from, by name
+
 BINS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # p_max, the mixture's largest weight
 SEPARATE = 0.05  # bits: below it, top token and mixture predict the same
 LEAST = 1e-3  # lighter members are left out of q; `dropped` says how much that is
@@ -85,17 +87,18 @@ def loop_divergences(
         "runners_up": replace_runners_up(lm, probs, indices, vectors, draw),
         "random": random_like(vectors, draw),
     }
-    rows = []
+    found = []
     for start in range(0, len(places), POSITIONS):
-        part = range(start, min(start + POSITIONS, len(places)))
+        part = slice(start, start + POSITIONS)
         contexts = [
             torch.cat([embeds[b, mask[b].bool()], trace.vectors[b, :t]])
-            for b, t in places[part.start : part.stop]
+            for b, t in places[part]
         ]
-        rows += _divergences(lm, part, contexts, fed, probs, indices)
+        fed_here = {name: x[part] for name, x in fed.items()}
+        found += _divergences(lm, contexts, fed_here, probs[part], indices[part])
     return [
         {"prompt": b, "step": t + 1, "p_max": p.item(), **row}
-        for (b, t), p, row in zip(places, probs[:, 0], rows)
+        for (b, t), p, row in zip(places, probs[:, 0], found)
     ]
 
 
@@ -115,20 +118,22 @@ def _other_prompts(keys: list[tuple[int, int]], seed: int) -> list[int]:
 
 def _divergences(
     lm: LM,
-    part: range,
     contexts: list[Tensor],
     fed: dict[str, Tensor],
     probs: Tensor,
     indices: Tensor,
 ) -> list[dict]:
-    """Divergences at some positions, in one pass over all that is fed there."""
+    """Divergences at N positions, in one pass over all that is fed there.
+
+    contexts: N of (L_i,D); fed: name -> (N,D); probs, indices (N,K).
+    """
     inputs, owner, weights = [], [], []
-    for n, context in zip(part, contexts):
+    for n, context in enumerate(contexts):
         inputs += [torch.cat([context, x[n][None]]) for x in fed.values()] + [context]
-    for n, context in zip(part, contexts):
+    for n, context in enumerate(contexts):
         keep = (probs[n] >= LEAST) & (probs[n] > 0)
         keep[0] = True
-        owner += [n - part.start] * int(keep.sum())
+        owner += [n] * int(keep.sum())
         weights.append(probs[n][keep])
         inputs += [torch.cat([context, lm.embed[i][None]]) for i in indices[n][keep]]
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
@@ -136,23 +141,21 @@ def _divergences(
     p = torch.empty_like(logits)
     p[torch.tensor(order, device=p.device)] = logits.softmax(-1)
     names = [*fed, "left_out"]
-    after = p[: len(part) * len(names)].view(len(part), len(names), -1)
+    after, members = p.split([len(names) * len(contexts), len(owner)])
+    after = after.view(len(contexts), len(names), -1)
     owner = torch.tensor(owner, device=p.device)
-    q = p.new_zeros(len(part), p.shape[-1])
-    led_to = p[len(part) * len(names) :]
-    q.index_add_(0, owner, led_to * torch.cat(weights).to(p.dtype)[:, None])
+    q = p.new_zeros(len(contexts), p.shape[-1])
+    q.index_add_(0, owner, members * torch.cat(weights).to(p.dtype)[:, None])
     mass = q.sum(-1)
     bits = js_bits(after, q[:, None].expand_as(after)).tolist()
     return [
-        {"members": int((owner == i).sum()), "dropped": 1 - mass[i].item()}
-        | dict(zip(names, bits[i]))
-        for i in range(len(part))
+        {"members": int((owner == n).sum()), "dropped": 1 - mass[n].item()}
+        | dict(zip(names, row))
+        for n, row in enumerate(bits)
     ]
 
 
-def score_bins(
-    rows: list[dict], seed: int = 0
-) -> tuple[list[dict], dict[str, Estimate]]:
+def score_bins(rows: list[dict], seed: int = 0) -> tuple[list[dict], Parts]:
     """Score each bin of p_max, and all conclusive bins together.
 
     A score is 1 - JS(line, q) / JS(other prompt, q), a ratio of sums, resampled by
@@ -177,7 +180,7 @@ def score_bins(
     return table, (_scores(kept, seed) if kept else {})
 
 
-def _scores(rows: list[dict], seed: int) -> dict[str, Estimate]:
+def _scores(rows: list[dict], seed: int) -> Parts:
     floor = _by_prompt(rows, "other", np.sum)
     sums = {line: _by_prompt(rows, line, np.sum) for line in LINES if line != "other"}
     scores = {
@@ -202,7 +205,7 @@ def one_minus(e: Estimate) -> Estimate:
 
 def score_by_bin(
     rows: dict[str, list[dict]], seed: int = 0
-) -> tuple[pd.DataFrame, dict[str, dict[str, Estimate]]]:
+) -> tuple[pd.DataFrame, dict[str, Parts]]:
     """score_bins of each model: its tables as one frame, and its scores by model."""
     found = {name: score_bins(part, seed) for name, part in rows.items()}
     tables = [pd.DataFrame(t).assign(model=name) for name, (t, _) in found.items()]

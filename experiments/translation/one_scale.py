@@ -18,8 +18,8 @@ import pandas as pd
 from experiments.metrics import js_bits
 from experiments.prompts import FRAMES
 from experiments.stats import Estimate, ratio
-from experiments.translation.in_loop import one_minus
-from experiments.translation.scores import estimate_columns
+from experiments.translation.in_loop import Parts, one_minus
+from experiments.translation.scores import Cells, estimate_columns
 from experiments.translation.stimuli import mismatched_indices
 from experiments.true_distribution import true_distributions
 from helpers.decode import generate_concepts
@@ -48,7 +48,7 @@ def write_score(
 
 def write_scores(
     lms: dict[str, LM], prompts: list[str], true_next: Callable | None, seed: int = 0
-) -> dict[str, Estimate]:
+) -> Parts:
     """Score the first concept token that each model writes after each prompt.
 
     true_next: as in true_distributions; None where the truth is not known.
@@ -71,10 +71,8 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
 
 
 def parts_by_route(
-    wrote: dict[str, Estimate],
-    loop: dict[str, dict[str, Estimate]],
-    frames: dict[str, Estimate | None],
-) -> dict[str, dict[str, Estimate]]:
+    wrote: Parts, loop: dict[str, Parts], frames: dict[str, Estimate | None]
+) -> dict[str, Parts]:
     """Compare writing with each route of reading: "model, route" -> its parts.
 
     write, and, where something can be told, read and asymmetry (write minus read).
@@ -91,10 +89,10 @@ def parts_by_route(
 
 
 def scale_frame(
-    wrote: dict[str, Estimate],
-    loop: dict[str, dict[str, Estimate]],
+    wrote: Parts,
+    loop: dict[str, Parts],
     frames: dict[str, Estimate | None],
-    cells: dict[tuple[str, str], dict[str, Estimate]],
+    cells: Cells,
 ) -> pd.DataFrame:
     """Every score of every model: model, what, value, low, high, n; writing first.
 

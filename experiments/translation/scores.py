@@ -16,7 +16,6 @@ A row is a plain dict; a cell is one model and way, with its parts: name -> Esti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,20 +25,20 @@ import torch
 from experiments import scoring
 from experiments.floors import random_like
 from experiments.metrics import rouge_l
-from experiments.prompts import SUITES
+from experiments.prompts import FRAMES, SUITES
 from experiments.stats import Estimate, bootstrap, normalised_score
 from experiments.translation import readers, stimuli
-from experiments.translation.in_loop import BINS, bin_names
+from experiments.translation.in_loop import BINS, Parts, bin_names
 from harness.safe_text import readable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from experiments.prompts import Item
     from experiments.translation.stimuli import Concept
     from helpers.models import LM
 
-    Cells = dict[tuple[str, str], dict[str, Estimate]]  # (model, way) -> parts
+    Written = dict[str, tuple[list[Item], list[Concept]]]  # by model
+
+Cells = dict[tuple[str, str], Parts]  # by model and way
 
 BARS = {  # of the figure, and the parts they show
     "content as text (ceiling)": "ceiling",
@@ -62,12 +61,11 @@ def mean_by(
 ) -> pd.DataFrame:
     """Estimate a column's mean in each group: keys, value, low, high, n."""
     groups = frame.groupby(keys, observed=True, sort=False)[column]
-    return pd.DataFrame(
-        [
-            dict(zip(keys, key)) | estimate_columns(bootstrap(values, seed=seed))
-            for key, values in groups
-        ]
-    )
+    rows = [
+        dict(zip(keys, key)) | estimate_columns(bootstrap(values, seed=seed))
+        for key, values in groups
+    ]
+    return pd.DataFrame(rows)
 
 
 def read_back(
@@ -88,37 +86,32 @@ def read_back(
     for way in ways:
         places, inputs = [], []
         for source, slots in conditions.items():
-            alike = source == "left out"  # its rows are all the same: read one
-            slots = slots[:1] if alike else slots
-            items = [range(len(answers))] if alike else [[b] for b in range(len(slots))]
-            places += [(source, numbers) for numbers in items]
+            slots = slots[:1] if source == "left out" else slots  # its rows are alike
+            places += [(source, b) for b in range(len(slots))]
             inputs += readers.fill_frame(lm, way, slots)
         got = readers.decode_rows(lm, inputs, max_new_tokens)
-        read = zip(places, got.prompt_lengths, got.texts, got.sliced)
-        for (source, numbers), length, text, sliced in read:
-            facts = {"prompt_length": length, "text": text, "sliced": sliced}
+        for (source, b), *read in zip(
+            places, got.prompt_lengths, got.texts, got.sliced
+        ):
             rows += [
-                {"way": way, "source": source, "item": i, **facts}
-                | _said(text, sliced, answers[i])
-                for i in numbers
+                {"way": way, "source": source, "item": i} | _said(*read, answers[i])
+                for i in (range(len(answers)) if source == "left out" else [b])
             ]
     return rows
 
 
-def _said(text: str, sliced: str, answers: dict) -> dict[str, int | None]:
+def _said(length: int, text: str, sliced: str, answers: dict) -> dict:
+    """A reading's columns: what came back, and which answers it says."""
     said = {
         name: int(scoring.contains_answer(text, phrases)) if phrases else None
         for name, phrases in answers.items()
     }
-    cut = scoring.contains_answer(sliced, answers["content"])
-    return {**said, "content_sliced": int(cut)}
+    said["content_sliced"] = int(scoring.contains_answer(sliced, answers["content"]))
+    return {"prompt_length": length, "text": text, "sliced": sliced, **said}
 
 
 def read_every_way(
-    lms: dict[str, LM],
-    written: dict[str, tuple[list[Item], list[Concept]]],
-    max_new_tokens: int = 50,
-    seed: int = 0,
+    lms: dict[str, LM], written: Written, max_new_tokens: int = 50, seed: int = 0
 ) -> dict[str, list[dict]]:
     """read_back for each model: what it has written, in every frame it has."""
     rows = {}
@@ -131,7 +124,7 @@ def read_every_way(
     return rows
 
 
-def recall(rows: list[dict], way: str, seed: int = 0) -> dict[str, Estimate]:
+def recall(rows: list[dict], way: str, seed: int = 0) -> Parts:
     """Estimate one way's cell of Table 4.2 in numbers, with intervals over items.
 
     recall, recall_sliced: of the mixture's content; ceilings one_hot and ceiling (the
@@ -142,10 +135,9 @@ def recall(rows: list[dict], way: str, seed: int = 0) -> dict[str, Estimate]:
     """
 
     def column(source, name="content"):
-        found = [r[name] for r in rows if r["way"] == way and r["source"] == source]
-        return [value for value in found if value is not None]
+        return _column(rows, way, source, name)
 
-    floor = max((column(f) for f in stimuli.FLOORS), key=np.mean)
+    floor = _highest_floor(rows, way)
     said = {
         "recall": column("mixture"),
         "recall_sliced": column("mixture", "content_sliced"),
@@ -182,56 +174,62 @@ def frame_score(rows: list[dict], seed: int = 0) -> Estimate | None:
     ways = [way for way in ways if "scaled" in recall(rows, way, seed)]
     if not ways:
         return None
+    floor = np.sum([_highest_floor(rows, way) for way in ways], axis=0)
+    mixed, text = (
+        np.sum([_column(rows, way, source) for way in ways], axis=0)
+        for source in ("mixture", "text")
+    )
+    return normalised_score(mixed, floor, text, seed=seed)
 
-    def mean(source, way):
-        part = [r for r in rows if r["way"] == way and r["source"] == source]
-        return np.array([r["content"] for r in sorted(part, key=lambda r: r["item"])])
 
-    floors = [max((mean(f, w) for f in stimuli.FLOORS), key=np.mean) for w in ways]
-    mixed, text = (sum(mean(s, w) for w in ways) for s in ("mixture", "text"))
-    return normalised_score(mixed, sum(floors), text, seed=seed)
+def _column(rows: list[dict], way: str, source: str, name: str = "content") -> list:
+    """A column of one way's readings of one source, in item order, without None."""
+    found = (r[name] for r in rows if (r["way"], r["source"]) == (way, source))
+    return [value for value in found if value is not None]
+
+
+def _highest_floor(rows: list[dict], way: str) -> list[int]:
+    """Contents said after that one of stimuli.FLOORS which says the most."""
+    return max((_column(rows, way, floor) for floor in stimuli.FLOORS), key=np.mean)
 
 
 def recall_table(cells: Cells) -> pd.DataFrame:
     """Table 4.2 with numbers for adjectives: one row a model and way."""
-    return pd.DataFrame(
-        [
-            {
-                "model": model,
-                "way": way,
-                "tokens": round(cell["prompt_length"].value),
-                "text": _interval(cell["ceiling"]),
-                "concept token": _interval(cell["recall"]),
-                "floor": round(cell["floor"].value, 2),
-                "empty": round(cell["empty"].value, 2),
-                "sliced": _interval(cell["recall_sliced"]),
-                "sliced, empty": round(cell["empty_sliced"].value, 2),
-                "understood": "yes" if "scaled" in cell else "no",
-            }
-            for (model, way), cell in cells.items()
-        ]
-    )
+    rows = [
+        {
+            "model": model,
+            "way": way,
+            "tokens": round(cell["prompt_length"].value),
+            "text": _interval(cell["ceiling"]),
+            "concept token": _interval(cell["recall"]),
+            "floor": round(cell["floor"].value, 2),
+            "empty": round(cell["empty"].value, 2),
+            "sliced": _interval(cell["recall_sliced"]),
+            "sliced, empty": round(cell["empty_sliced"].value, 2),
+            "understood": "yes" if "scaled" in cell else "no",
+        }
+        for (model, way), cell in cells.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def recall_bars(cells: Cells) -> pd.DataFrame:
     """The same as tidy rows, one a bar: model, way, what, value, low, high, n."""
-    return pd.DataFrame(
-        [
-            {"model": model, "way": way, "what": what, **estimate_columns(cell[part])}
-            for (model, way), cell in cells.items()
-            for what, part in BARS.items()
-        ]
-    )
+    rows = [
+        {"model": model, "way": way, "what": what, **estimate_columns(cell[part])}
+        for (model, way), cell in cells.items()
+        for what, part in BARS.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def member_table(cells: Cells) -> pd.DataFrame:
     """Recall of content, right answer and lighter members, one row a cell."""
-    return pd.DataFrame(
-        {
-            cell: {p: _interval(parts[p]) for p in MEMBER_PARTS if p in parts}
-            for cell, parts in cells.items()
-        }
-    ).T
+    shown = {
+        cell: {part: _interval(parts[part]) for part in MEMBER_PARTS if part in parts}
+        for cell, parts in cells.items()
+    }
+    return pd.DataFrame(shown).T
 
 
 def _interval(e: Estimate) -> str:
@@ -240,11 +238,7 @@ def _interval(e: Estimate) -> str:
 
 
 def examples(
-    rows: list[dict],
-    way: str,
-    concepts: list[Concept],
-    tokenizer: PreTrainedTokenizerBase,
-    n: int = 3,
+    lm: LM, rows: list[dict], way: str, concepts: list[Concept], n: int = 3
 ) -> list[dict]:
     """Pick the n best and n worst items of a way: what was fed, what came back.
 
@@ -265,7 +259,7 @@ def examples(
         {
             "rank": rank,
             "content": concepts[b].text,
-            "concept token": _heaviest_members(concepts[b], tokenizer),
+            "concept token": _heaviest_members(lm, concepts[b]),
             "read back": mixed[b]["text"],
             "sliced": mixed[b]["sliced"],
             "as text": plain[b]["text"],
@@ -274,10 +268,11 @@ def examples(
     ]
 
 
-def _heaviest_members(concept: Concept, tokenizer: PreTrainedTokenizerBase) -> str:
+def _heaviest_members(lm: LM, concept: Concept) -> str:
     """The three heaviest members of the first vector, and how many vectors follow."""
     probs, indices = concept.probs[0, :3].tolist(), concept.indices[0, :3].tolist()
-    mix = ", ".join(f"{p:.0%}{tokenizer.decode([i])}" for p, i in zip(probs, indices))
+    tokens = map(lm.tokenizer.decode, indices)
+    mix = ", ".join(f"{p:.0%}{token}" for p, token in zip(probs, tokens))
     more = len(concept.probs) - 1
     return mix + (f"; {more} more vectors" if more else "")
 
@@ -290,18 +285,15 @@ def _likeness(a: str, b: str) -> float:
 
 
 def example_table(
-    lms: dict[str, LM],
-    readings: dict[str, list[dict]],
-    written: dict[str, tuple[list[Item], list[Concept]]],
-    ways: Iterable[str] = ("instruction", "completion", "direct"),
+    lms: dict[str, LM], readings: dict[str, list[dict]], written: Written
 ) -> pd.DataFrame:
-    """examples of each model by each of the ways it has, made safe to show."""
+    """examples of each model by each of the write-up's ways, made safe to show."""
     rows = [
         {"model": name, "way": way, **row}
         for name, lm in lms.items()
         for way in readers.available_ways(lm)
-        if way in ways
-        for row in examples(readings[name], way, written[name][1], lm.tokenizer)
+        if FRAMES[way].source.startswith("write-up")
+        for row in examples(lm, readings[name], way, written[name][1])
     ]
     frame = pd.DataFrame(rows).set_index(["model", "way", "rank"])
     return frame.map(lambda text: readable(text, 48))
@@ -373,28 +365,26 @@ def nearest_matches(lms: dict[str, LM], steps: int, seed: int = 0) -> pd.DataFra
     item, p_max, match, bin; random: the same of a random vector of equal norm.
     """
     prompts = [item.prompt for item in SUITES["ambiguous"] + SUITES["capitals"]]
-    rows = []
+    frames = []
     for name, lm in lms.items():
         concepts = stimuli.write_concepts(lm, prompts, [steps] * len(prompts))
-        rows += [{"model": name, **row} for row in _nearest_rows(lm, concepts, seed)]
-    frame = pd.DataFrame(rows)
+        vectors = torch.cat([c.vectors for c in concepts])
+        noise = random_like(vectors, torch.Generator().manual_seed(seed))
+        top = torch.cat([c.indices[:, 0] for c in concepts])
+        facts = {
+            "item": [b for b, c in enumerate(concepts) for _ in c.probs],
+            "p_max": torch.cat([c.probs[:, 0] for c in concepts]).tolist(),
+        }
+        for metric in METRICS:
+            hits = {
+                column: (readers.nearest_token(lm, x, metric) == top).int().tolist()
+                for column, x in (("match", vectors), ("random", noise))
+            }
+            frames.append(
+                pd.DataFrame({"model": name, "metric": metric, **facts, **hits})
+            )
+    frame = pd.concat(frames, ignore_index=True)
     return frame.assign(bin=pd.cut(frame["p_max"], BINS, labels=bin_names()))
-
-
-def _nearest_rows(lm: LM, concepts: list[Concept], seed: int) -> list[dict]:
-    vectors = torch.cat([c.vectors for c in concepts])
-    top = torch.cat([c.indices for c in concepts])[:, 0]
-    p_max = torch.cat([c.probs for c in concepts])[:, 0].tolist()
-    noise = random_like(vectors, torch.Generator().manual_seed(seed))
-    items = [b for b, c in enumerate(concepts) for _ in c.probs]
-    rows = []
-    for metric in METRICS:
-        found = [readers.nearest_token(lm, x, metric) == top for x in (vectors, noise)]
-        rows += [
-            {"metric": metric, "item": b, "p_max": p, "match": int(m), "random": int(r)}
-            for b, p, m, r in zip(items, p_max, *(x.tolist() for x in found))
-        ]
-    return rows
 
 
 def nearest_shares(matches: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -403,7 +393,7 @@ def nearest_shares(matches: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return shares.sort_values("bin", kind="stable")
 
 
-def nearest_parts(matches: pd.DataFrame, seed: int = 0) -> dict[str, dict]:
+def nearest_parts(matches: pd.DataFrame, seed: int = 0) -> dict[str, Parts]:
     """R3's parts where one token has most of the weight: "model, metric" -> parts."""
     cells = {}
     heavy = matches[matches["p_max"] > 0.5]

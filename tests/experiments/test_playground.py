@@ -42,10 +42,16 @@ def test_a_look_is_what_the_loop_does(lms):
 def test_every_widget_redraws_the_page(panel):
     seen = {panel.page.value}
     moves = {
-        "prompt": "The baker feeds the", "steps": 6, "top_k": 2, "temperature": 2.0,
-        "alpha": 1.0, "way": "direct", "norm": "none", "mode": "discrete",
+        "prompt": "The baker feeds the",
+        "steps": 6,
+        "top_k": 2,
+        "temperature": 2.0,
+        "alpha": 1.0,
+        "way": "direct",
+        "norm": "none",
+        "mode": "discrete",
         "model": "mini-qwen2",
-    }  # fmt: skip
+    }
     for name, value in moves.items():
         getattr(panel, name).value = value
         if name == "norm":  # clipping changes a vector by less than the page shows

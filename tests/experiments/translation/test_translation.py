@@ -67,9 +67,13 @@ class Planted(torch.nn.Module):
         draw = torch.Generator().manual_seed(0)
         self.reads = reads
         self.config = GPT2Config(
-            n_layer=1, n_head=1, vocab_size=size, n_embd=size, bos_token_id=0,
+            n_layer=1,
+            n_head=1,
+            vocab_size=size,
+            n_embd=size,
+            bos_token_id=0,
             eos_token_id=0,
-        )  # fmt: skip
+        )
         self.config._attn_implementation = "sdpa"
         self.generation_config = SimpleNamespace(eos_token_id=0)
         basis = torch.linalg.qr(torch.randn(size, size, generator=draw)).Q
@@ -89,9 +93,14 @@ class Planted(torch.nn.Module):
         return self.table
 
     def forward(
-        self, inputs_embeds, attention_mask=None, position_ids=None,
-        past_key_values=None, use_cache=None, logits_to_keep=0,
-    ):  # fmt: skip
+        self,
+        inputs_embeds,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        use_cache=None,
+        logits_to_keep=0,
+    ):
         new = inputs_embeds.shape[1]
         x = inputs_embeds[:, None]
         cache = DynamicCache() if past_key_values is None else past_key_values
@@ -130,8 +139,10 @@ def planted():
 def _measure(lm):
     """Rows for R1 and R2, and the rank correlation, of one reader."""
     _, score = in_loop.score_bins(in_loop.loop_divergences(lm, SUBJECTS, 1, RAW))
-    rows = [claims.measured("R1", part, score[part], cell=lm.name)
-            for part in ("score", "gain")]  # fmt: skip
+    rows = [
+        claims.measured("R1", part, score[part], cell=lm.name)
+        for part in ("score", "gain")
+    ]
     concepts = stimuli.write_concepts(lm, SUBJECTS, [1] * len(SUBJECTS), RAW)
     items = [Item(prompt, "planted", prompt) for prompt in SUBJECTS]
     wanted = stimuli.reference_answers(lm, items, concepts)
@@ -317,10 +328,22 @@ def test_a_difference_takes_each_bound_from_the_other_side_of_what_is_taken_off(
 
 def _read(way, tens):
     """Ten items a source: in how many of them the content was said."""
-    other = {"gold": None, "second": None, "further": None, "content_sliced": 0,
-             "text": "x", "sliced": "", "prompt_length": 7}  # fmt: skip
-    sources = {"one-hot": 10, "runners-up replaced": 0, "random vector": 0,
-               "left out": 0, **tens}  # fmt: skip
+    other = {
+        "gold": None,
+        "second": None,
+        "further": None,
+        "content_sliced": 0,
+        "text": "x",
+        "sliced": "",
+        "prompt_length": 7,
+    }
+    sources = {
+        "one-hot": 10,
+        "runners-up replaced": 0,
+        "random vector": 0,
+        "left out": 0,
+        **tens,
+    }
     return [
         {"way": way, "source": source, "item": i, "content": int(i < n), **other}
         for source, n in sources.items()
@@ -356,17 +379,25 @@ def test_over_all_ways_each_has_its_own_floor_and_those_not_understood_are_left_
 
 def test_loop_scores_by_hand():
     lines = {  # by prompt: mixture, top, runners-up, random, left out, other prompt
-        0: (0.1, 0.2, 0.3, 0.5, 0.4, 0.6), 1: (0.1, 0.4, 0.3, 0.3, 0.4, 0.4),
-    }  # fmt: skip
+        0: (0.1, 0.2, 0.3, 0.5, 0.4, 0.6),
+        1: (0.1, 0.4, 0.3, 0.3, 0.4, 0.4),
+    }
     names = ("mixture", "top", "runners_up", "random", "left_out", "other")
-    rows = [{"prompt": b, "p_max": 0.5, **dict(zip(names, x))}
-            for b, x in lines.items()]  # fmt: skip
+    rows = [
+        {"prompt": b, "p_max": 0.5, **dict(zip(names, x))} for b, x in lines.items()
+    ]
     sure = [{**r, "p_max": 0.95, "top": 0.01, "mixture": 9.0} for r in rows]
     table, scores = in_loop.score_bins(rows + sure + [{**rows[0], "p_max": 0.6}])
-    assert {k: e.value for k, e in scores.items()} == pytest.approx({
-        "score": 0.8, "score_top": 0.4, "score_runners_up": 0.4, "score_random": 0.2,
-        "score_left_out": 0.2, "gain": 0.4,
-    })  # fmt: skip
+    assert {k: e.value for k, e in scores.items()} == pytest.approx(
+        {
+            "score": 0.8,
+            "score_top": 0.4,
+            "score_runners_up": 0.4,
+            "score_random": 0.2,
+            "score_left_out": 0.2,
+            "gain": 0.4,
+        }
+    )
     score = scores["score"]  # of the one prompt alone, and of the other
     assert (score.low, score.high) == pytest.approx((1 - 0.1 / 0.4, 1 - 0.1 / 0.6))
     found = {(r["bin"], r["line"]): r for r in table}
@@ -381,10 +412,18 @@ def test_loop_scores_by_hand():
 
 def test_a_bin_where_top_and_mixture_agree_concludes_nothing():
     rows = [
-        {"prompt": b, "p_max": 0.95, "mixture": 0.0, "top": 1e-3, "other": 0.9,
-         "random": 0.5, "left_out": 0.5, "runners_up": 0.1}
+        {
+            "prompt": b,
+            "p_max": 0.95,
+            "mixture": 0.0,
+            "top": 1e-3,
+            "other": 0.9,
+            "random": 0.5,
+            "left_out": 0.5,
+            "runners_up": 0.1,
+        }
         for b in range(60)
-    ]  # fmt: skip
+    ]
     table, scores = in_loop.score_bins(rows)
     assert scores == {} and not any(row["conclusive"] for row in table)
 
