@@ -75,7 +75,7 @@ def test_every_requirement_is_pinned_and_has_its_reason():
 
 def sources() -> Iterator[tuple[Path, str]]:
     """Every Python file of ours, and the code of every notebook."""
-    for room in (*ROOMS, "tests"):
+    for room in (*ROOMS, "tests", "notebooks"):
         for path in (ROOT / room).rglob("*.py"):
             yield path, path.read_text(encoding="utf-8")
     for path in (ROOT / "notebooks").glob("*.ipynb"):
@@ -127,15 +127,21 @@ def run_tool(*command: str) -> subprocess.CompletedProcess:
     "command",
     [
         ("ruff", "check", "--no-cache", "."),
-        ("ruff", "check", "--no-cache", "--select", "A", "."),  # no builtin shadowed
         ("ruff", "format", "--no-cache", "--check", "."),
         ("mypy", "--no-incremental"),
     ],
-    ids=["style", "builtins", "format", "types"],
+    ids=["style", "format", "types"],
 )
 def test_the_code_is_clean(command):
     done = run_tool(*command)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
+
+
+def test_no_builtin_is_shadowed():
+    """Ruff's rules A hold, but for one public keyword, which is named as in torch."""
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "A" in lint["select"] and not [x for x in lint["ignore"] if x[0] == "A"]
+    assert lint["flake8-builtins"]["ignorelist"] == ["compile"]
 
 
 def test_rooms_import_only_what_they_may():
@@ -143,8 +149,10 @@ def test_rooms_import_only_what_they_may():
     code = "from importlinter.cli import lint_imports_command as lint; lint()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--no-cache"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     rooms = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"tests"}
@@ -240,7 +248,7 @@ def test_paths_named_in_the_pages_exist():
     shape = rf"`((?:{rooms}|original)/[\w./]+)`"
     for page, text in pages().items():
         for name in re.findall(shape, text):
-            if "NN_" not in name:
+            if "NN_" not in name and "/name/" not in name:  # stand for any
                 assert (ROOT / name).exists(), f"{page}: {name}"
 
 
@@ -258,9 +266,11 @@ def test_the_verdict_table_and_the_kept_verdicts_are_the_same_rows():
     block = re.search(r"generated: verdicts -->\n(.*?)<!-- end", text, re.DOTALL)[1]
     kept = blocks.verdict_rows("mini")
     if kept:
-        for id, row in kept.items():
+        for claim, row in kept.items():
             if row["kind"] != "literature":
-                line = next(x for x in block.splitlines() if x.startswith(f"| [{id}]"))
+                line = next(
+                    x for x in block.splitlines() if x.startswith(f"| [{claim}]")
+                )
                 assert f"| {row['verdict']} |" in line
         assert list(kept) == list(claims.claims())
 
