@@ -1,19 +1,84 @@
-"""What a model expects at each step, without the loop."""
+"""Answers are matched by whole words, and batches change nothing."""
 
+import pytest
 import torch
 
 from experiments import scoring
-from helpers import generate_concepts
-
-PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
+from helpers.batching import prompt_embeds
 
 
-def test_predictions_are_what_the_loop_said(lm):
-    trace = generate_concepts(lm, PROMPTS, 6, stop_at_eos=False)
-    top, log_p = scoring.teacher_forced_logprobs(lm, PROMPTS, trace.vectors)
-    assert torch.equal(top, trace.indices[..., 0].cpu())
-    assert (log_p <= 0).all() and log_p.shape == (3, 6)
-    other = (top + 1) % lm.embed.shape[0]
-    assert (
-        scoring.teacher_forced_logprobs(lm, PROMPTS, trace.vectors, other)[1] < log_p
-    ).all()
+@pytest.mark.parametrize(
+    "text, answer, contains, starts",
+    [
+        ("Paris.", "paris", True, True),
+        ("It is Paris, of course", "Paris", True, False),
+        ("Parisian", "Paris", False, False),
+        ("14", "4", False, False),
+        ("twenty-one men", "twenty one", True, True),
+        ("ran niñas", "niña", False, False),
+        ("anything", "", False, False),
+        ("", "Paris", False, False),
+    ],
+)
+def test_matchers_compare_whole_words_and_differ_in_the_place(
+    text, answer, contains, starts
+):
+    assert scoring.contains_answer(text, [answer]) is contains
+    assert scoring.starts_with_answer(text, answer) is starts
+
+
+def test_one_of_several_answers_is_enough():
+    assert scoring.contains_answer("a cat", ["dog", "", "cat"])
+    assert not scoring.contains_answer("a cat", [])
+
+
+def test_following_needs_an_end_and_the_answer_before_it(tiny):
+    def follows(*ids, gold="w5."):
+        return scoring.follows_instruction(tiny, list(ids), gold)
+
+    assert follows(8, 2) == (True, True)  # w5 </s>
+    assert follows(8) == (False, False)  # no end
+    assert follows(9, 2) == (True, False)  # another answer
+    assert follows(58, 2) == (True, False)  # w55 holds w5, but is another word
+    assert follows(9, 8, 2) == (True, True)
+    assert follows(2) == (True, False)
+
+
+def test_prompts_are_texts_or_ids_and_never_empty(tiny):
+    assert scoring.token_ids(tiny, ["w5 w6", [3, 4]]) == [[8, 9], [3, 4]]
+    with pytest.raises(ValueError, match="no prompts"):
+        scoring.token_ids(tiny, [])
+    with pytest.raises(ValueError, match="prompt 2 is empty"):
+        scoring.token_ids(tiny, [[3], []])
+
+
+def test_batches_hold_rows_of_one_length_once_each():
+    rows = [[1, 2], [3], [4, 5], [6, 7], [8]]
+    batches = scoring.equal_length_batches(rows, size=2)
+    assert batches == [[0, 2], [3], [1, 4]]  # by first occurrence, two at most
+
+
+def test_a_long_prompt_of_a_large_vocabulary_goes_alone(tiny, monkeypatch):
+    assert scoring.rows_per_batch(tiny, 10) == scoring.MOST_ROWS
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 3000)
+    assert scoring.rows_per_batch(tiny, 10) == 3
+    assert scoring.rows_per_batch(tiny, 10**6) == 1
+
+
+def test_teacher_forced_logprobs_are_those_of_one_prompt_at_a_time(tiny, monkeypatch):
+    prompts, steps = ["w5 w6 w7", "w8", "w9 w10"], 4
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3, steps, tiny.embed.shape[1], generator=generator)
+    targets, lengths = scoring.pad_targets([[5, 6, 7, 8], [9], [10, 11]], steps)
+    assert targets[1].tolist() == [9, 0, 0, 0] and lengths.tolist() == [4, 1, 2]
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 2 * 7 * 100)  # two rows a batch
+    top, log_p = scoring.teacher_forced_logprobs(tiny, prompts, vectors)
+    _, of_targets = scoring.teacher_forced_logprobs(tiny, prompts, vectors, targets)
+    for b, prompt in enumerate(prompts):
+        embeds = torch.cat([prompt_embeds(tiny, [prompt])[0][0], vectors[b]])
+        logits = tiny.model(inputs_embeds=embeds[None]).logits[0, -steps - 1 : -1]
+        wanted = logits.log_softmax(-1)
+        assert top[b].tolist() == wanted.argmax(-1).tolist()
+        assert torch.allclose(log_p[b], wanted.max(-1).values, atol=1e-4)
+        of_b = wanted.gather(-1, targets[b][:, None])[:, 0]
+        assert torch.allclose(of_targets[b], of_b, atol=1e-4)

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import scoring
 from experiments.prompts import Item
 from experiments.token_id_brittleness import dose_response, noise_radius, perturbations
 from harness import claims
@@ -99,18 +98,6 @@ def test_markers_as_text_are_no_markers(chat, part):
     )
     rows = [(chat.embed == row).all(-1).nonzero()[0].item() for row in plain]
     assert not {1, 2} & set(rows) and 93 in rows and len(rows) > len(part.ids)
-
-
-def test_following_needs_an_end_and_the_answer_before_it(tiny):
-    def follows(*ids, gold="w5."):
-        return scoring.follows_instruction(tiny, list(ids), gold)
-
-    assert follows(8, 2) == (True, True)  # w5 </s>
-    assert follows(8) == (False, False)  # no end
-    assert follows(9, 2) == (True, False)  # another answer
-    assert follows(58, 2) == (True, False)  # w55 holds w5, but is another word
-    assert follows(9, 8, 2) == (True, True)
-    assert follows(2) == (True, False)
 
 
 def frame(curves, doses=(0.0, 1.0, 2.0, 4.0)):

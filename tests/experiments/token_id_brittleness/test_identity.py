@@ -1,6 +1,6 @@
 """The identity checks find nothing in real architectures, and every planted fault.
 
-And the parts of I1 to I3, by hand.
+And the parts of I1, I2, I3 and I5, by hand.
 """
 
 import pandas as pd
@@ -13,6 +13,7 @@ from experiments.token_id_brittleness import (
     generate_settings,
     id_equivalence,
     prompt_slicing,
+    releases,
 )
 from experiments.token_id_brittleness.id_equivalence import (
     check_id_embedding_equivalence,
@@ -236,6 +237,19 @@ def test_the_parts_of_i3_and_of_i1s_rivals_by_hand():
     assert {name: part.value for name, part in rivals.items()} == {
         "empty_bare": 0, "empty_as_published": 0.5, "empty_one_vector_re-fed": 0.25,
     }  # fmt: skip
+
+
+def test_the_parts_of_i5_are_shares_of_the_releases_that_ran():
+    columns = ["transformers", "architecture", "one_vector"]
+    rows = [("4.49.0", "gpt2", "repeated"), ("4.49.0", "qwen2", "repeated"),
+            ("4.57.6", "gpt2", "repeated"), ("4.57.6", "qwen2", "right"),
+            ("5.0.0", "gpt2", "right"), ("5.0.0", "qwen2", "other"),
+            ("5.1.0", "gpt2", "failed")]  # fmt: skip
+    found = releases.repeat_estimates(pd.DataFrame(rows, columns=columns))
+    assert {name: (part.value, part.n) for name, part in found.items()} == {
+        "repeat_affected": (0.5, 2),
+        "repeat_other": (0, 1),
+    }
 
 
 def test_bad_prompts_get_one_clear_line(lm):

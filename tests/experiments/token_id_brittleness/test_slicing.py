@@ -1,6 +1,5 @@
 """The suspects of Table 4.3: what generate returns, and what a slice leaves of it."""
 
-import copy
 import warnings
 
 import pytest
@@ -9,17 +8,9 @@ import torch
 from experiments import hf_reference
 from experiments.token_id_brittleness import generate_settings, prompt_slicing
 from experiments.token_id_brittleness.planted_models import looks_at_ids
-from helpers.models import LM
 
 LONG = [[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]]
 SHORT = [[5, 6], [7], [8, 9]]
-
-
-def test_embeddings_return_the_new_tokens_only(tiny):
-    by_ids = hf_reference.generate_tokens(tiny, LONG, "ids", 6)
-    by_embeds = hf_reference.generate_tokens(tiny, LONG, "embeds", 6)
-    assert [row[:8] for row in by_ids] == LONG
-    assert [row[8:] for row in by_ids] == by_embeds
 
 
 def test_the_slice_empties_what_is_no_longer_than_the_prompt(tiny):
@@ -36,11 +27,6 @@ def test_the_slice_empties_what_is_no_longer_than_the_prompt(tiny):
     empty = table.set_index(["input", "format", "decoded"])["empty"]
     assert len(table) == 8 and empty["embeds", "chat", "sliced"] == 1
     assert empty.sum() == 1
-
-
-def test_ends_are_kept_and_padding_is_not(tiny):
-    assert hf_reference.truncate_at_eos([4, 2, 0, 0], (2,)) == [4, 2]
-    assert hf_reference.truncate_at_eos([4, 5], (2,)) == [4, 5]
 
 
 @pytest.mark.parametrize("setting", generate_settings.SETTINGS)
@@ -102,21 +88,6 @@ def test_one_vector_prompts_are_right_here_and_wrong_when_refed(tiny):
         tiny, [5, 23, 40, 61], max_new_tokens=8
     )
     assert frame["same"].all() and (frame["refed"] != frame["ids"]).any()
-
-
-def test_chat_ids_are_the_templates_own(tiny):
-    tokenizer = copy.deepcopy(tiny.tokenizer)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<s> {{ m.content }} </s> {% endfor %}w1"
-    )
-    lm = LM(tiny.model, tokenizer, "tiny chat")
-    turn = [{"role": "user", "content": "w5 w6"}]
-    wanted = tokenizer.apply_chat_template(turn, add_generation_prompt=True)
-    assert (
-        hf_reference.chat_ids(lm, ["w5 w6"])
-        == [wanted["input_ids"]]
-        == [[1, 8, 9, 2, 4]]
-    )
 
 
 def test_no_warning_reaches_the_reader(tiny):
