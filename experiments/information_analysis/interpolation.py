@@ -1,10 +1,17 @@
-"""Does behaviour mix when two tokens are mixed? (CLAIMS.md N2)
+"""Does behaviour mix when two tokens are mixed? (claim N2)
 
-mixing_weight   lambda*, the share of one member that best explains P(. | m)
-mixing_rows     lambda* along w E[a] + (1-w) E[b], pair by pair
-mixing_pairs    each pair's distance from a linear reader and from a step
-curve_table     the curves of all models, and those two readers, to draw
+fit_interpolation         lambda*, the share of one member that best fits P(. | m)
+interpolation_rows        lambda* along w E[a] + (1-w) E[b], pair by pair
+model_curves              the same for related and unrelated pairs of every model
+interpolation_pairs       each pair's distance from a linear reader and from a step
+interpolation_estimates   the parts of N2
+curve_table               mean curves, and those two readers, to draw
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,14 +19,21 @@ import torch
 from torch import Tensor
 
 from experiments.floors import random_like
-from experiments.information_analysis.bits import next_probs
+from experiments.information_analysis.contexts import Context, next_probs
 from experiments.metrics import js_bits
+from experiments.stats import Estimate, bootstrap, paired_difference
 
-GRID = tuple(i / 10 for i in range(11))
+if TYPE_CHECKING:
+    from helpers.models import LM
+
+GRID = tuple(i / 10 for i in range(11))  # weights of a
+Curves = dict[tuple[str, str], pd.DataFrame]  # (model, kind of pair) -> rows
 
 
-def fit_interpolation(p_m, p_1, p_2, rounds=30) -> tuple[Tensor, Tensor]:
-    """N2: argmin over lambda of JS(P_m, lambda P_1 + (1-lambda) P_2), and that JS.
+def fit_interpolation(
+    p_m: Tensor, p_1: Tensor, p_2: Tensor, rounds: int = 30
+) -> tuple[Tensor, Tensor]:
+    """Find argmin over lambda of JS(P_m, lambda P_1 + (1-lambda) P_2), and that JS.
 
     All (N,V) probabilities; returns lambda (N,) in [0,1] and the residual (N,) in bits.
     The divergence is convex in lambda: its slope is bisected.
@@ -37,9 +51,14 @@ def fit_interpolation(p_m, p_1, p_2, rounds=30) -> tuple[Tensor, Tensor]:
 
 
 def interpolation_rows(
-    lm, found, related=True, grid=GRID, min_js=0.3, seed=0
+    lm: LM,
+    contexts: list[Context],
+    related: bool = True,
+    grid: Sequence[float] = GRID,
+    min_js: float = 0.3,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """lambda*(w) for two-token mixtures w E[a] + (1-w) E[b] in each context.
+    """Fit lambda*(w) to two-token mixtures w E[a] + (1-w) E[b] in each context.
 
     a is the context's top token; b its runner-up, or (not related) a random row. Pairs
     with JS(P_a, P_b) < `min_js` bits cannot show anything and are left out. Each row:
@@ -48,9 +67,11 @@ def interpolation_rows(
     generator = torch.Generator().manual_seed(seed)
     w = torch.tensor(grid).double()
     rows = []
-    for c in found:
-        second = int(c.indices[1]) if related else int(
-            torch.randint(len(lm.embed), (1,), generator=generator))  # fmt: skip
+    for c in contexts:
+        if related:
+            second = int(c.indices[1])
+        else:
+            second = int(torch.randint(len(lm.embed), (1,), generator=generator))
         a, b = lm.embed[c.indices[0]], lm.embed[second]
         share = w[:, None].to(a)
         random = random_like((a + b) / 2, generator)
@@ -61,16 +82,30 @@ def interpolation_rows(
             continue
         read = torch.stack(read)
         best, residual = fit_interpolation(read, p_a.expand_as(read), p_b)
-        facts = {"prompt": c.prompt, "step": c.step, "a": int(c.indices[0]),
-                 "b": second, "js_pair": pair,
-                 "residual_random": float(residual[-1])}  # fmt: skip
+        facts = {"prompt": c.prompt, "step": c.step, "js_pair": pair}
+        facts["residual_random"] = float(residual[-1])
         curve = zip(grid, best.tolist(), residual.tolist())
         rows += [facts | {"w": x, "lambda": y, "residual": r} for x, y, r in curve]
     return pd.DataFrame(rows)
 
 
-def interpolation_pairs(rows) -> pd.DataFrame:
-    """One row a pair of `mixing_rows`, indexed by prompt, means over w.
+def model_curves(
+    lms: dict[str, LM], contexts: dict[str, list[Context]], seed: int = 0
+) -> Curves:
+    """Compute `interpolation_rows` of each model's related and unrelated pairs.
+
+    A kind none of whose pairs differ enough is left out.
+    """
+    curves = {
+        (name, kind): interpolation_rows(lm, contexts[name], related, seed=seed)
+        for name, lm in lms.items()
+        for kind, related in (("related", True), ("unrelated", False))
+    }
+    return {key: rows for key, rows in curves.items() if len(rows)}
+
+
+def interpolation_pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average one kind's `interpolation_rows` over w: one row a pair, by prompt.
 
     linear: |lambda* - w|. stepped: |lambda* - step(w)|, a reader of the larger weight.
     left, left_random: residual over JS(P_a, P_b), of m and of a random vector.
@@ -85,19 +120,25 @@ def interpolation_pairs(rows) -> pd.DataFrame:
     return rows.assign(**columns).groupby("prompt")[list(columns)].mean()
 
 
-def curve_table(curves) -> tuple[pd.DataFrame, str]:
-    """Means and 10-90 % of lambda* by model, kind of pair and w, with the lines that a
-    linear reader and a reader of the larger weight would give; and "n = a to b".
+def interpolation_estimates(pairs: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
+    """Estimate the parts of N2 from one kind's `interpolation_pairs`."""
+    return {
+        "linear_gap": bootstrap(pairs.linear, seed=seed),
+        "residual_share": bootstrap(pairs.left, seed=seed),
+        "step_gain": paired_difference(pairs.stepped, pairs.linear, seed=seed),
+    }
 
-    curves: (model, kind) -> `mixing_rows`, none of them empty.
+
+def curve_table(curves: Curves) -> pd.DataFrame:
+    """Compute mean and 10-90 % of lambda* by model, kind of pair and w, to draw.
+
+    Below them the lines of a linear reader and of a reader of the larger weight.
     """
     rows = pd.concat(curves, names=["model", "line"])
     table = rows.groupby(["model", "line", "w"])["lambda"].describe([0.1, 0.9])
     table = table.round(6).reset_index()
     table["line"] += " pairs"
-    n = f"n = {table['count'].min():.0f} to {table['count'].max():.0f}"
     grid = table[["model", "w"]].drop_duplicates()
     step = np.heaviside(grid.w - 0.5, 0.5)
     ideal = {"linear reader": grid.w, "larger weight only": step}
-    ideals = (grid.assign(line=name, mean=y) for name, y in ideal.items())
-    return pd.concat([table, *ideals]), n
+    return pd.concat([table, *(grid.assign(line=k, mean=y) for k, y in ideal.items())])

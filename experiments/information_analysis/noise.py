@@ -1,20 +1,36 @@
-"""Is a concept token a strange input? Noise on it and on a discrete token (N5).
+"""Is a concept token a strange input? Noise on it and on a discrete token (claim N5).
 
-noise_rows      the next token's NLL under noise, input by input
-noise_parts     the numbers of claim N5, as estimates
-noise_curves    means over prompts, to draw
+noise_rows        the next token's NLL under noise, input by input
+noise_estimates   the parts of N5
+noise_curves      means over prompts, to draw
+perturb           a vector moved in a random direction
+cross_entropy     -sum p log q
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from experiments.information_analysis.bits import next_probs, normalise, perturb
-from experiments.stats import bootstrap, paired_difference
+from experiments.information_analysis.contexts import Context, next_probs, normalise
+from experiments.stats import Estimate, bootstrap, paired_difference
+
+if TYPE_CHECKING:
+    from helpers.models import LM
 
 
-def noise_rows(lm, found, sigmas, draws=2, seed=0) -> pd.DataFrame:
-    """N5: the mixture m and its top token under noise of `sigma` times E's RMS entry.
+def noise_rows(
+    lm: LM,
+    contexts: list[Context],
+    sigmas: Sequence[float],
+    draws: int = 2,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure NLL after a mixture m and its top token, with noise of `sigma` RMS of E.
 
     nll: cross-entropy in nats of the next token, which is drawn as the input means it:
     from q = sum_i w_i P_i for the mixture, from P_top for the token. flip: the top next
@@ -23,50 +39,51 @@ def noise_rows(lm, found, sigmas, draws=2, seed=0) -> pd.DataFrame:
     "matched" is the token moved in a random direction exactly as far as m is from it.
     """
     generator = torch.Generator().manual_seed(seed)
-    rms = lm.embed.float().square().mean().sqrt().cpu()
+    unit = lm.embed.float().square().mean().sqrt().cpu()
     size = lm.embed.shape[1] ** 0.5
     rows = []
-    for c in found:
+    for c in contexts:
         token = lm.embed[c.indices[0]]
         far = (c.concept - token).float().norm().cpu()
-        plans = [(kind, base, float(sigma), sigma * rms * size, restored)
-                 for kind, base in (("mixture", c.concept), ("token", token))
-                 for sigma in sigmas for restored in (False, True)]  # fmt: skip
-        plans.append(("matched", token, float(far / rms / size), far, False))
-        fed = [perturb(base, step, generator, keep)
-               for _, base, _, step, keep in plans for _ in range(draws)]  # fmt: skip
-        fed = torch.stack([c.concept, *fed])
+        plans = [
+            (kind, vector, float(sigma), sigma * unit * size, restored)
+            for kind, vector in (("mixture", c.concept), ("token", token))
+            for sigma in sigmas
+            for restored in (False, True)
+        ]
+        plans.append(("matched", token, float(far / unit / size), far, False))
+        moved = [
+            perturb(vector, distance, generator, restored)
+            for _, vector, _, distance, restored in plans
+            for _ in range(draws)
+        ]
+        fed = torch.stack([c.concept, *moved])
         p = next_probs(lm, c.prefix, torch.cat([fed, lm.embed[c.indices]]))
         clean, noisy, members = p[0], p[1 : len(fed)], p[len(fed) :]
         q = normalise(c.probs) @ members
-        facts = {"prompt": c.prompt, "step": c.step, "p_max": float(c.probs[0])}
+        facts = {"prompt": c.prompt, "step": c.step}
         for n, (kind, _, sigma, _, restored) in enumerate(plans):
             read = noisy[n * draws : (n + 1) * draws]
             meant, still = (q, clean) if kind == "mixture" else (members[0], members[0])
-            rows.append(
-                facts
-                | {
-                    "kind": kind,
-                    "sigma": sigma,
-                    "restored": restored,
-                    "nll": float(cross_entropy(meant, read).mean()),
-                    "nll_q": float(cross_entropy(q, read).mean()),
-                    "flip": float((read.argmax(-1) != still.argmax()).double().mean()),
-                }
-            )
+            row = facts | {"kind": kind, "sigma": sigma, "restored": restored}
+            row["nll"] = float(cross_entropy(meant, read).mean())
+            row["nll_q"] = float(cross_entropy(q, read).mean())
+            row["flip"] = float((read.argmax(-1) != still.argmax()).double().mean())
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
-def noise_parts(rows, seed=0) -> dict:
-    """Of one model's `noise_rows`: nll@sigma, nll_cost, fragility, Estimates in nats.
+def noise_estimates(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
+    """Estimate the parts of N5, in nats, from one model's `noise_rows`.
 
-    nll_cost: NLL of q after m minus after the top token, no noise. fragility: the rise
-    at sigma 0.5 of m minus that of the top token, each on what it stands for.
+    nll@sigma: of the mixture. nll_cost: NLL of q after m minus after the top token, no
+    noise. fragility: the rise at sigma 0.5 of m minus that of the top token, each on
+    what it stands for.
     """
     rows = rows[~rows.restored]
     nll = {key: part.nll.to_numpy() for key, part in rows.groupby(["kind", "sigma"])}
-    still = {kind: part.nll_q.to_numpy()
-             for kind, part in rows[rows.sigma == 0].groupby("kind")}  # fmt: skip
+    clean = rows[rows.sigma == 0].groupby("kind")
+    still = {kind: part.nll_q.to_numpy() for kind, part in clean}
     rise = [nll[kind, 0.5] - nll[kind, 0.0] for kind in ("mixture", "token")]
     doses = sorted(sigma for kind, sigma in nll if kind == "mixture")
     parts = {f"nll@{x:g}": bootstrap(nll["mixture", x], seed=seed) for x in doses}
@@ -76,8 +93,8 @@ def noise_parts(rows, seed=0) -> dict:
     }
 
 
-def noise_curves(rows) -> pd.DataFrame:
-    """Means of `noise_rows` (with a column model) to draw: panel, input, sigma, value.
+def noise_curves(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average `noise_rows` (with a column model) to draw: panel, input, sigma, value.
 
     Two panels a model: the rise in nll over no noise, and the share of changed tokens.
     """
@@ -91,6 +108,20 @@ def noise_curves(rows) -> pd.DataFrame:
     return long.assign(panel=long.model + ": " + long.variable.map(titles))
 
 
-def cross_entropy(p, q) -> Tensor:
-    """-sum p log q in nats over the last dim."""
+def perturb(
+    vector: Tensor, distance: float, generator: Generator, restored: bool = False
+) -> Tensor:
+    """Move a vector (D,) by `distance` in a random direction, its norm restored or not.
+
+    generator: on the CPU, so that every device gets the same directions.
+    """
+    direction = torch.randn(vector.shape, generator=generator).to(vector.device)
+    moved = vector.float() + distance * direction / direction.norm()
+    if restored:
+        moved = moved * vector.float().norm() / moved.norm()
+    return moved.to(vector.dtype)
+
+
+def cross_entropy(p: Tensor, q: Tensor) -> Tensor:
+    """Compute -sum p log q (...) in nats, over the last dimension."""
     return -torch.xlogy(p, q.clamp_min(1e-300)).sum(-1)

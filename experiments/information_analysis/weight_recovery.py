@@ -1,33 +1,56 @@
-"""Can the weights of a mixture be read back from the one vector? (CLAIMS.md N1)
+"""Can the weights of a mixture be read back from the one vector? (claim N1)
 
-    known_support    the tokens are given: least squares, with its condition number
-    nnls_recover     the tokens are not given: non-negative least squares, all rows
-    omp_recover      the same, greedily, told only how many tokens there are
-    score            max |dw|, support F1 and the share of weight misplaced
-    planted_weights  flat or peaked weights over k tokens; own_mixtures: a model's own
-    recovery_rows    one tidy row a mixture, method and number format
-    recovery_sweep   the same over planted mixtures of many sizes, at several widths
-    sweep_table      that, to draw; breaking_point: where most are lost
-    breaking_point   the smallest k where most mixtures no longer come back
+    known_support        the tokens are given: least squares, with its condition number
+    nnls_recover         the tokens are not given: non-negative least squares, all rows
+    omp_recover          the same, greedily, given how many tokens there are
+    score                max |dw|, support F1 and the share of weight misplaced
+    recovery_rows        one tidy row a mixture, method and number format
+    planted_weights      flat or peaked weights over k tokens
+    planted_mixtures     random sets of tokens under those weights
+    suite_token_ids      the tokens of the suites' own words, to draw them from
+    recovery_sweep       planted mixtures of many sizes, at several widths
+    sweep_table          share recovered, to draw
+    breaking_point       the smallest k where most mixtures no longer come back
+    own_mixtures         a model's own mixtures, or their tokens under equal weights
+    own_recovery         those, read back
+    recovery_estimates   the parts of N1
+    recovered_by_nnls    which of a model's own mixtures come back
 
 A mixture m = sum_i w_i E[i] has D numbers and w has V. Sparse non-negative weights
 are still determined by m when few enough tokens take part; how few is measured here.
 "Recovered" means that at most `TOLERANCE` of the weight is misplaced.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
+from experiments.information_analysis.contexts import Context
+from experiments.prompts import SUITES
+from experiments.stats import Estimate, bootstrap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helpers.models import LM
+
+Mixture = tuple[str, ArrayLike, ArrayLike]  # label, token ids (k,), weights (k,)
+
 TOLERANCE = 0.01  # share of the weight that may be misplaced: half of sum |dw|
 SEEN = 0.01  # weight from which a token counts as part of the support
-WHOLE = 8_000_000  # entries of E up to which NNLS sees every row at once
+MOST_ENTRIES = 8_000_000  # of E, up to which NNLS sees every row at once
 
 
-def known_support(concept, rows) -> tuple[np.ndarray, float]:
-    """Weights of `concept` (D,) over the given `rows` (k,D), and kappa(rows).
+def known_support(concept: ArrayLike, rows: ArrayLike) -> tuple[np.ndarray, float]:
+    """Solve for weights (k,) of `concept` (D,) over `rows` (k,D) -> and kappa(rows).
 
     Least squares in float64. Unique when the rows have full rank (kappa finite);
     the error is then about kappa times the rounding of `concept`. kappa is inf for
@@ -40,8 +63,8 @@ def known_support(concept, rows) -> tuple[np.ndarray, float]:
     return weights, float(singular[0] / singular[-1]) if full else float("inf")
 
 
-def nnls_recover(concept, embed) -> np.ndarray:
-    """Weights (V,) >= 0 that best explain `concept` (D,) by all rows of `embed` (V,D).
+def nnls_recover(concept: ArrayLike, embed: ArrayLike) -> np.ndarray:
+    """Solve for weights (V,) >= 0 of `concept` (D,) over all rows of `embed` (V,D).
 
     scipy's NNLS with one more equation, sum(w) = 1. A large vocabulary is solved by
     column generation: on the nearest rows, then with every row that would still
@@ -52,12 +75,13 @@ def nnls_recover(concept, embed) -> np.ndarray:
     target = np.append(concept, scale)
     count, width = embed.shape
     active = np.arange(count)
-    if count * width > WHOLE:
-        active = np.argsort(-_cosine(embed, concept))[: 4 * width]
+    if count * width > MOST_ENTRIES:
+        norms = np.linalg.norm(embed, axis=1).clip(1e-12)
+        active = np.argsort(-(embed @ concept / norms))[: 4 * width]
     while True:
         columns = np.vstack([embed[active].T, np.full(len(active), scale)])
-        found, residual = nnls(columns, target, maxiter=20 * len(active))
-        left = target - columns @ found
+        solution, residual = nnls(columns, target, maxiter=20 * len(active))
+        left = target - columns @ solution
         gain = embed @ left[:-1] + scale * left[-1]
         gain[active] = 0
         better = np.flatnonzero(gain > 1e-9 * np.linalg.norm(target) * scale)
@@ -65,12 +89,12 @@ def nnls_recover(concept, embed) -> np.ndarray:
             break
         active = np.append(active, better[np.argsort(-gain[better])][:width])
     weights = np.zeros(count)
-    weights[active] = found
+    weights[active] = solution
     return weights
 
 
-def omp_recover(concept, embed, k: int) -> np.ndarray:
-    """Weights (V,) from `k` greedy steps of orthogonal matching pursuit.
+def omp_recover(concept: ArrayLike, embed: ArrayLike, k: int) -> np.ndarray:
+    """Find weights (V,) in `k` greedy steps of orthogonal matching pursuit.
 
     Rows are centred (allowed since the weights sum to one) and scaled to unit norm,
     as scikit-learn's `orthogonal_mp` expects; the weights may come out negative.
@@ -84,102 +108,125 @@ def omp_recover(concept, embed, k: int) -> np.ndarray:
     return orthogonal_mp(atoms, concept - mean, n_nonzero_coefs=k) / norms
 
 
-def score(found, true) -> dict:
-    """How well weights (V,) came back: max_error, f1, misplaced, recovered.
+def score(estimated: ArrayLike, true: ArrayLike) -> dict:
+    """Score how well weights (V,) came back: max_error, f1, misplaced, recovered.
 
     f1 compares the tokens that weigh at least `SEEN` in each; misplaced is half of the
     summed error, and `recovered` says that it is within TOLERANCE.
     """
-    found, true = np.asarray(found), np.asarray(true)
-    error = np.abs(found - true)
-    here, there = found >= SEEN, true >= SEEN
+    estimated, true = np.asarray(estimated), np.asarray(true)
+    error = np.abs(estimated - true)
+    here, there = estimated >= SEEN, true >= SEEN
     f1 = 2 * (here & there).sum() / max(1, here.sum() + there.sum())
     misplaced = error.sum() / 2
-    return {"max_error": error.max(), "f1": f1, "misplaced": misplaced,
-            "recovered": bool(misplaced <= TOLERANCE)}  # fmt: skip
+    recovered = bool(misplaced <= TOLERANCE)
+    scores = {"max_error": error.max(), "f1": f1}
+    return scores | {"misplaced": misplaced, "recovered": recovered}
+
+
+def recovery_rows(
+    embed: Tensor,
+    mixtures: Iterable[Mixture],
+    dtypes: Sequence[str] = ("float32", "bfloat16"),
+    extra: Sequence[str] = ("omp",),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Mix rows of `embed` (V,D) in each number format and read the weights back.
+
+    method: "known" (support given), "nnls" (whole vocabulary), and those in `extra`:
+    "omp" (whole vocabulary), and the floor "random", NNLS on a random vector of equal
+    norm. The matrix itself is rounded to the format first, so that the reader knows the
+    very rows that were mixed and only the rounding of the sum is lost.
+    """
+    rows, rng = [], np.random.default_rng(seed)
+    for dtype in dtypes:
+        rounded = embed.detach().cpu().to(getattr(torch, dtype))
+        exact = _float64(rounded)
+        for label, indices, weights in mixtures:
+            indices, weights = np.asarray(indices), np.asarray(weights, dtype=float)
+            concept = torch.tensor(weights @ exact[indices]).to(rounded.dtype)
+            true, known = np.zeros(len(exact)), np.zeros(len(exact))
+            true[indices] = weights
+            known[indices], kappa = known_support(concept, exact[indices])
+            estimates = {"known": known, "nnls": nnls_recover(concept, exact)}
+            if "random" in extra:
+                random = rng.standard_normal(len(concept))
+                random *= float(concept.float().norm()) / np.linalg.norm(random)
+                estimates["random"] = nnls_recover(random, exact)
+            if "omp" in extra:
+                estimates["omp"] = omp_recover(concept, exact, len(indices))
+            facts = {"label": label, "k": len(indices), "width": exact.shape[1]}
+            facts |= {"dtype": dtype, "kappa": kappa}
+            for method, estimated in estimates.items():
+                rows.append(facts | {"method": method} | score(estimated, true))
+    return pd.DataFrame(rows)
 
 
 def planted_weights(k: int, shape: str) -> np.ndarray:
-    """`k` weights that sum to one: "flat" (1/k) or "peaked" (as 1/rank squared)."""
+    """Make `k` weights that sum to one: "flat" (1/k) or "peaked" (as 1/rank^2)."""
     if shape not in ("flat", "peaked"):
         raise ValueError(f"shape is {shape!r}: expected 'flat' or 'peaked'")
     weights = np.ones(k) if shape == "flat" else 1.0 / np.arange(1, k + 1) ** 2
     return weights / weights.sum()
 
 
-def own_mixtures(found) -> list:
-    """The contexts' mixtures, "peaked"; "flat": the same tokens under equal weights."""
-    pairs = [(c.indices.tolist(), c.probs.tolist()) for c in found]
-    flat = [("flat", ids, planted_weights(len(ids), "flat")) for ids, _ in pairs]
-    return [("peaked", ids, probs) for ids, probs in pairs] + flat
-
-
-def recovery_rows(embed, mixtures, dtypes=("float32", "bfloat16"), also="omp", seed=0):
-    """Mix in each number format, read back each way: a tidy frame.
-
-    method: "known" (support given), "nnls" (whole vocabulary), and what `also` names:
-    "omp" (whole vocabulary), or the floor "random", NNLS on a random vector of equal
-    norm.
-
-    `embed` (V,D) tensor; `mixtures` an iterable of (label, indices (k,), weights (k,)).
-    The matrix itself is rounded to the format first, so that the reader knows the very
-    rows that were mixed and only the rounding of the sum is lost.
-    """
-    rows, rng = [], np.random.default_rng(seed)
-    for dtype in dtypes:
-        table = embed.detach().cpu().to(getattr(torch, dtype))
-        exact = _float64(table)
-        for label, indices, weights in mixtures:
-            indices, weights = np.asarray(indices), np.asarray(weights, dtype=float)
-            concept = torch.tensor(weights @ exact[indices]).to(table.dtype)
-            true = np.zeros(len(exact))
-            true[indices] = weights
-            found, kappa = known_support(concept, exact[indices])
-            known = np.zeros(len(exact))
-            known[indices] = found
-            ways = {"known": known, "nnls": nnls_recover(concept, exact)}
-            if "random" in also:
-                random = rng.standard_normal(len(concept))
-                random *= float(concept.float().norm()) / np.linalg.norm(random)
-                ways["random"] = nnls_recover(random, exact)
-            if "omp" in also:
-                ways["omp"] = omp_recover(concept, exact, len(indices))
-            facts = {"label": label, "k": len(indices), "width": exact.shape[1],
-                     "dtype": dtype, "kappa": kappa}  # fmt: skip
-            rows += [facts | {"method": way} | score(w, true)
-                     for way, w in ways.items()]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def planted_mixtures(tokens, ks, shapes=("flat", "peaked"), repeats=3, seed=0):
-    """Random supports of each size in `ks`: (shape, indices, weights), seeded.
+def planted_mixtures(
+    tokens: int | Sequence[int],
+    ks: Iterable[int],
+    shapes: Sequence[str] = ("flat", "peaked"),
+    repeats: int = 3,
+    seed: int = 0,
+) -> list[Mixture]:
+    """Draw random supports of each size in `ks` -> (shape, indices, weights).
 
     tokens: the ids to draw from, or their number. Sizes above that are left out.
     """
     rng = np.random.default_rng(seed)
     ks = [k for k in ks if k <= (tokens if isinstance(tokens, int) else len(tokens))]
-    return [(shape, rng.choice(tokens, k, replace=False), planted_weights(k, shape))
-            for shape in shapes for k in ks for _ in range(repeats)]  # fmt: skip
+    return [
+        (shape, rng.choice(tokens, k, replace=False), planted_weights(k, shape))
+        for shape in shapes
+        for k in ks
+        for _ in range(repeats)
+    ]
 
 
-def recovery_sweep(embed, tokens, widths, fractions, repeats=2, seed=0):
-    """Planted mixtures of k = fraction x width of `tokens` (ids), at several widths.
+def suite_token_ids(lm: LM) -> list[int]:
+    """List the ids that the suites' prompts and answers are written in.
+
+    Rows that training never touched lie almost on one another: no reader can tell them
+    apart.
+    """
+    items = [item for suite in SUITES.values() for item in suite]
+    texts = [f"{item.prompt} {item.gold}" for item in items]
+    return sorted({i for row in lm.tokenizer(texts)["input_ids"] for i in row})
+
+
+def recovery_sweep(
+    embed: Tensor,
+    tokens: Sequence[int],
+    widths: Sequence[int],
+    fractions: Sequence[float],
+    repeats: int = 2,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Read back planted mixtures of k = fraction x width `tokens`, at several widths.
 
     A smaller width keeps the first columns of `embed` (V,D). Number formats are
-    compared at the largest width, float32 elsewhere. Adds the column k / width.
+    compared at the largest width, float32 elsewhere. Adds the column share, k / width.
     """
-    found = []
+    rows = []
     for width in widths:
         ks = sorted({max(1, round(f * width)) for f in fractions})
         mixtures = planted_mixtures(tokens, ks, repeats=repeats, seed=seed)
         formats = ("float32", "bfloat16") if width == max(widths) else ("float32",)
-        found.append(recovery_rows(embed[:, :width], mixtures, formats))
-    rows = pd.concat(found, ignore_index=True)
+        rows.append(recovery_rows(embed[:, :width], mixtures, formats))
+    rows = pd.concat(rows, ignore_index=True)
     return rows.assign(share=rows.k / rows.width)
 
 
-def sweep_table(rows) -> pd.DataFrame:
-    """Of `recovery_sweep`: share recovered by weights, reader and k / width."""
+def sweep_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average `recovery_sweep`: share recovered by weights, reader and k / width."""
     method = rows.method.map({"known": "tokens known", "nnls": "NNLS", "omp": "OMP"})
     half = rows.dtype.map({"float32": "", "bfloat16": ", bf16"})
     reader = method + ", D " + rows.width.astype(str) + half
@@ -191,17 +238,61 @@ def sweep_table(rows) -> pd.DataFrame:
 
 
 def breaking_point(rows: pd.DataFrame) -> float:
-    """Smallest k in `rows` where fewer than half come back; inf if none."""
+    """Find the smallest k in `rows` where fewer than half come back; inf if none."""
     share = rows.groupby("k").recovered.mean()
     broken = share[share < 0.5]
     return float(broken.index.min()) if len(broken) else float("inf")
 
 
-def _float64(x) -> np.ndarray:
+def own_mixtures(contexts: list[Context], shape: str = "peaked") -> list[Mixture]:
+    """List the contexts' mixtures, or ("flat") the same tokens under equal weights."""
+    ids = [c.indices.tolist() for c in contexts]
+    if shape == "flat":
+        return [(shape, i, planted_weights(len(i), shape)) for i in ids]
+    return [(shape, i, c.probs.tolist()) for i, c in zip(ids, contexts)]
+
+
+def own_recovery(embed: Tensor, contexts: list[Context]) -> pd.DataFrame:
+    """Read back the contexts' own mixtures, and their tokens under equal weights.
+
+    `recovery_rows` in float32; of ten of each kind in bfloat16, with the random floor.
+    """
+    peaked, flat = (own_mixtures(contexts, shape) for shape in ("peaked", "flat"))
+    few = peaked[:10] + flat[-10:]
+    exact = recovery_rows(embed, peaked + flat, ["float32"], extra=())
+    rounded = recovery_rows(embed, few, ["bfloat16"], extra=["random"])
+    return pd.concat([exact, rounded], ignore_index=True)
+
+
+def recovery_estimates(
+    rows: pd.DataFrame, seed: int = 0
+) -> dict[str, dict[str, Estimate]]:
+    """Estimate the parts of N1 from one model's `own_recovery`, by support.
+
+    "known": the model's own weights, tokens given. "peaked", "flat": by NNLS.
+    """
+    exact = rows[rows.dtype == "float32"]
+    chosen = {
+        "known": exact[(exact.label == "peaked") & (exact.method == "known")],
+        "peaked": exact[(exact.label == "peaked") & (exact.method == "nnls")],
+        "flat": exact[(exact.label == "flat") & (exact.method == "nnls")],
+    }
+    return {
+        support: {
+            "weight_error": bootstrap(part.max_error, seed=seed),
+            "support_f1": bootstrap(part.f1, seed=seed),
+        }
+        for support, part in chosen.items()
+    }
+
+
+def recovered_by_nnls(rows: pd.DataFrame) -> np.ndarray:
+    """Pick from `recovery_rows` whether each own mixture came back (N,), in float32."""
+    own = rows[(rows.label == "peaked") & (rows.method == "nnls")]
+    return own[own.dtype == "float32"].recovered.to_numpy(bool)
+
+
+def _float64(x: ArrayLike) -> np.ndarray:
     if isinstance(x, torch.Tensor):
         return x.detach().cpu().double().numpy()
     return np.asarray(x, dtype=np.float64)
-
-
-def _cosine(rows, vector):
-    return rows @ vector / np.linalg.norm(rows, axis=1).clip(1e-12)

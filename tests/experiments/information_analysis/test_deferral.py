@@ -17,11 +17,18 @@ from tests.experiments.information_analysis.test_information import (
 
 @pytest.mark.parametrize(
     "text, gold, right",
-    [(" Paris.", "Paris", True), (" paris, and", "Paris.", True),
-     ("Parisian", "Paris", False),
-     (" 1", "12", False), (" 12.", "12", True), ("", "12", False), ("12", "", False),
-     ("El gato.", "el gato", True), ("niñas", "niña", False)],
-)  # fmt: skip
+    [
+        (" Paris.", "Paris", True),
+        (" paris, and", "Paris.", True),
+        ("Parisian", "Paris", False),
+        (" 1", "12", False),
+        (" 12.", "12", True),
+        ("", "12", False),
+        ("12", "", False),
+        ("El gato.", "el gato", True),
+        ("niñas", "niña", False),
+    ],
+)
 def test_an_answer_is_right_when_its_words_come_first(text, gold, right):
     assert scoring.starts_with_answer(text, gold) is right
 
@@ -32,8 +39,10 @@ def test_deferring_pays_for_a_whole_reader_only():
     table[0, 4] = table[1, 5] = table[2, 5] = 0.9
     found = [context([0.4, 0.3, 0.3])]
     target = found[0].probs.double() @ table[:3]
-    for read, gain in ((lambda x: x @ table + 1e-12, target[5] - target[4]),
-                       (lambda x: table[x.argmax(-1)], 0)):  # fmt: skip
+    for read, gain in (
+        (lambda x: x @ table + 1e-12, target[5] - target[4]),
+        (lambda x: table[x.argmax(-1)], 0),
+    ):
         row = delayed_choice.ahead_rows(planted(read), found, [target]).iloc[0]
         assert row.continuous - row.discrete == pytest.approx(float(gain))
         assert row.best == pytest.approx(float(target.max()))
@@ -76,8 +85,13 @@ def test_a_task_is_run_where_greedy_leaves_headroom(monkeypatch, right, asked):
 
     def answers(lm, prompts, steps, ways, seed=0):
         how = {"discrete": right, "continuous": 40, "gated": 0, "sampled": 10}
-        return {way: ["Yes." if int(p) < how[way] or 20 <= int(p) < 30 else "no"
-                      for p in prompts] for way in ways}  # fmt: skip
+        return {
+            way: [
+                "Yes." if int(p) < how[way] or 20 <= int(p) < 30 else "no"
+                for p in prompts
+            ]
+            for way in ways
+        }
 
     monkeypatch.setattr(delayed_choice, "decode_answers", answers)
     table = delayed_choice.score_task(None, items, 1, screen=20)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.information_analysis import bits as info
+from experiments.information_analysis import contexts, noise
 from experiments.information_analysis.bits import mixture_bits
 
 V = 6
@@ -49,7 +50,7 @@ def context(probs, prompt=0):
     probs = torch.tensor(probs)
     indices = torch.arange(len(probs))
     concept = probs @ torch.eye(V)[: len(probs)]
-    return info.Context(prompt, 0, torch.eye(V)[:2], probs, indices, concept)
+    return contexts.Context(prompt, 0, torch.eye(V)[:2], probs, indices, concept)
 
 
 def rows_of(rows):
@@ -57,16 +58,18 @@ def rows_of(rows):
 
 
 def test_two_members_that_never_agree_leave_one_bit():
-    bits = mixture_bits(torch.tensor([0.5, 0.5]), rows_of([[1.0, 0], [0, 1]]),
-                             rows_of([0.5, 0.5]))  # fmt: skip
+    bits = mixture_bits(
+        torch.tensor([0.5, 0.5]), rows_of([[1.0, 0], [0, 1]]), rows_of([0.5, 0.5])
+    )
     assert bits["distribution"] == pytest.approx(1)
     assert bits["available"] == pytest.approx(1)
     assert bits["js_mixture"] == pytest.approx(0, abs=1e-12)
 
 
 def test_members_that_agree_leave_nothing():
-    bits = mixture_bits(torch.tensor([0.7, 0.3]), rows_of([[0.2, 0.8]] * 2),
-                             rows_of([0.2, 0.8]))  # fmt: skip
+    bits = mixture_bits(
+        torch.tensor([0.7, 0.3]), rows_of([[0.2, 0.8]] * 2), rows_of([0.2, 0.8])
+    )
     assert bits["distribution"] == pytest.approx(0.8812908992)
     for name in ("available", "usable", "used"):
         assert bits[name] == pytest.approx(0, abs=1e-12)
@@ -74,8 +77,9 @@ def test_members_that_agree_leave_nothing():
 
 def test_available_and_usable_by_hand():
     # w = (1/2, 1/2), P_1 = (1/2, 1/2), P_2 = (1, 0): q = (3/4, 1/4)
-    bits = mixture_bits(torch.tensor([0.5, 0.5]), rows_of([[0.5, 0.5], [1.0, 0]]),
-                             rows_of([0.5, 0.5]))  # fmt: skip
+    bits = mixture_bits(
+        torch.tensor([0.5, 0.5]), rows_of([[0.5, 0.5], [1.0, 0]]), rows_of([0.5, 0.5])
+    )
     entropy = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
     assert bits["available"] == pytest.approx(entropy - 0.5)
     assert bits["usable"] == pytest.approx(1 - entropy)
@@ -108,8 +112,10 @@ def test_readers_are_told_apart_by_what_they_use():
 
 def test_a_moved_vector_goes_as_far_as_asked_and_keeps_its_norm_if_asked():
     generator, base = torch.Generator().manual_seed(0), torch.ones(50)
-    assert float((info.perturb(base, 2.0, generator) - base).norm()) == pytest.approx(2)
-    there = info.perturb(base, 2.0, generator, restore=True)
+    assert float((noise.perturb(base, 2.0, generator) - base).norm()) == pytest.approx(
+        2
+    )
+    there = noise.perturb(base, 2.0, generator, restored=True)
     assert float(there.norm()) == pytest.approx(float(base.norm()))
     assert not torch.equal(there, base)
 
@@ -119,15 +125,23 @@ def test_a_shared_cache_equals_reading_the_whole_text(kind):
     from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2) if (
-        kind == "gpt2") else Qwen2Config(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1)  # fmt: skip
+    config = (
+        GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2)
+        if (kind == "gpt2")
+        else Qwen2Config(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    )
     model = AutoModelForCausalLM.from_config(config).eval()
     embed = model.get_input_embeddings().weight.detach()
     lm = SimpleNamespace(model=model, embed=embed)
     prefix, vectors = lm.embed[[3, 1, 4, 1]], lm.embed[[5, 9, 2]]
-    got = info.next_probs(lm, prefix, vectors, batch=2)
+    got = contexts.next_probs(lm, prefix, vectors, batch=2)
     for token, row in zip([5, 9, 2], got):
         ids = torch.tensor([[3, 1, 4, 1, token]])
         whole_text = model(input_ids=ids).logits[0, -1].double().softmax(-1)

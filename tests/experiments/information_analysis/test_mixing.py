@@ -71,7 +71,7 @@ def test_a_line_and_a_step_are_told_apart_pair_by_pair():
 
 def test_the_parts_of_n5_come_from_the_right_rows():
     rows = noise.noise_rows(planted(whole), [context([0.6, 0.4])] * 3, [0, 0.5, 3])
-    parts = noise.noise_parts(rows)
+    parts = noise.noise_estimates(rows)
     assert list(parts) == ["nll@0", "nll@0.5", "nll@3", "nll_cost", "fragility"]
     assert parts["nll_cost"].value < 0  # a whole reader does better with the mixture
     assert parts["nll@0"].value <= parts["nll@3"].value

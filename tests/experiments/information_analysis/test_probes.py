@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import accuracy_score
 
 from experiments.information_analysis import noise, probes
 
@@ -13,9 +14,14 @@ GROUP = np.repeat(np.arange(10), N // 10)
 X = RNG.standard_normal((N, 8))
 
 
+def r2(target, predicted, reference):
+    error, blind = target - predicted, target - reference
+    return 1 - (error @ error) / (blind @ blind)
+
+
 def score(features, target):
     guess = probes.ridge(features, target, GROUP)
-    return probes.r2(target, guess, probes.mean_prediction(target, GROUP))
+    return r2(target, guess, probes.mean_prediction(target, GROUP))
 
 
 def test_ridge_finds_a_planted_direction_and_its_noise_ceiling():
@@ -37,9 +43,9 @@ def test_a_template_that_gives_the_answer_away_is_no_help_when_held_out():
 
 def test_logistic_finds_planted_classes():
     target = 10 + X[:, :3].argmax(1)
-    assert probes.accuracy(target, probes.logistic(X, target, GROUP)) > 0.9
+    assert accuracy_score(target, probes.logistic(X, target, GROUP)) > 0.9
     shuffled = probes.logistic(X, RNG.permutation(target), GROUP)
-    assert probes.accuracy(target, shuffled) < 0.45
+    assert accuracy_score(target, shuffled) < 0.45
 
 
 def test_no_template_is_on_both_sides():
@@ -67,7 +73,8 @@ def test_positions_line_up_with_what_was_predicted_before_each_token():
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)).eval()  # fmt: skip
+        GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)
+    ).eval()
     ids = [5, 6, 7, 8, 9]
     texts = [([3, 1, 4, 1, 5], 4, "c"), (ids, 3, "a"), (ids[:4], 2, "b")]
     found = probes.positions(model, texts, [0, 2])
@@ -88,11 +95,18 @@ def test_probes_are_summed_up_against_the_best_baseline():
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        GPT2Config(vocab_size=12, n_embd=16, n_layer=2, n_head=2,
-                   bos_token_id=0, eos_token_id=0)).eval()  # fmt: skip
+        GPT2Config(
+            vocab_size=12,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    ).eval()
     texts = [(RNG.integers(0, 12, 9).tolist(), 3, f"t{i % 6}") for i in range(60)]
     table = probes.compare_probes(model, texts, [1, 2], main=1)
-    score, gains = probes.summarise_probes(table, main=1)
+    score, gains = probes.probe_scores(table), probes.probe_gains(table, main=1)
     assert list(gains) == ["entropy_gain", "runner_up_gain", "shuffled_r2"]
     assert all(gain.n > 100 for gain in gains.values())  # positions, not templates
     value = score[score.probe == "H(p_t), R2"].set_index("features").value
@@ -110,25 +124,34 @@ def test_the_gain_is_over_the_best_baseline_of_each_probe():
         "random init": ([1.0] * 4, [1, 0, 1, nan]),
         "shuffled labels": ([1.25] * 4, [0, 0, 0, nan]),
     }
-    table = pd.concat([
-        pd.DataFrame({"features": name, "group": list("aabb"), "hit": hit, "se": se,
-                      "se_mean": 1.0}) for name, (se, hit) in sets.items()
-    ])  # fmt: skip
-    score, gains = probes.summarise_probes(table, main=1)
+    column = {"group": list("aabb"), "mean_squared_error": 1.0}
+    table = pd.concat(
+        pd.DataFrame({"features": name, "hit": hit, "squared_error": se, **column})
+        for name, (se, hit) in sets.items()
+    )
+    score, gains = probes.probe_scores(table), probes.probe_gains(table, main=1)
     value = score.set_index(["probe", "features"]).value
     assert value["H(p_t), R2"].to_dict() == {
-        "layer 1": 0.75, "layer 2": 1, "token + template": 0.5, "random init": 0,
+        "layer 1": 0.75,
+        "layer 2": 1,
+        "token + template": 0.5,
+        "random init": 0,
         "shuffled labels": -0.25,
-    }  # fmt: skip
-    assert value["runner-up, accuracy"].to_dict() == pytest.approx({
-        "layer 1": 1, "token + template": 1 / 3, "random init": 2 / 3,
-        "shuffled labels": 0,
-    })  # fmt: skip
+    }
+    assert value["runner-up, accuracy"].to_dict() == pytest.approx(
+        {
+            "layer 1": 1,
+            "token + template": 1 / 3,
+            "random init": 2 / 3,
+            "shuffled labels": 0,
+        }
+    )
     # over the token for the entropy, over the random model for the runner-up
     assert {name: (gain.value, gain.n) for name, gain in gains.items()} == {
-        "entropy_gain": (0.25, 4), "shuffled_r2": (-0.25, 4),
+        "entropy_gain": (0.25, 4),
+        "shuffled_r2": (-0.25, 4),
         "runner_up_gain": (pytest.approx(1 / 3), 3),
-    }  # fmt: skip
+    }
     entropy, second = gains["entropy_gain"], gains["runner_up_gain"]
     assert (entropy.low, entropy.high) == (0, 0.5)  # one template, or the other
     assert (second.low, second.high) == (0, 0.5)
@@ -136,17 +159,25 @@ def test_the_gain_is_over_the_best_baseline_of_each_probe():
 
 def test_the_parts_of_n5_by_hand():
     rows = pd.DataFrame(
-        [("mixture", 0.0, 1.0, 1.0), ("mixture", 0.0, 2.0, 2.0),
-         ("mixture", 0.5, 3.0, 9.0), ("mixture", 0.5, 5.0, 9.0),
-         ("token", 0.0, 0.5, 1.5), ("token", 0.0, 0.5, 4.0),
-         ("token", 0.5, 1.0, 9.0), ("token", 0.5, 1.5, 9.0),
-         ("matched", 0.7, 9.0, 9.0), ("matched", 0.7, 9.0, 9.0)],
+        [
+            ("mixture", 0.0, 1.0, 1.0),
+            ("mixture", 0.0, 2.0, 2.0),
+            ("mixture", 0.5, 3.0, 9.0),
+            ("mixture", 0.5, 5.0, 9.0),
+            ("token", 0.0, 0.5, 1.5),
+            ("token", 0.0, 0.5, 4.0),
+            ("token", 0.5, 1.0, 9.0),
+            ("token", 0.5, 1.5, 9.0),
+            ("matched", 0.7, 9.0, 9.0),
+            ("matched", 0.7, 9.0, 9.0),
+        ],
         columns=["kind", "sigma", "nll", "nll_q"],
-    )  # fmt: skip
+    )
     same = rows.assign(restored=True, nll=99.0, nll_q=99.0)  # no part of the claim
-    parts = noise.noise_parts(pd.concat([rows.assign(restored=False), same]))
+    parts = noise.noise_estimates(pd.concat([rows.assign(restored=False), same]))
     assert {name: part.value for name, part in parts.items()} == {
-        "nll@0": 1.5, "nll@0.5": 4.0,
+        "nll@0": 1.5,
+        "nll@0.5": 4.0,
         "nll_cost": -1.25,  # 1 - 1.5 and 2 - 4
         "fragility": 1.75,  # 2 - 0.5 and 3 - 1
-    }  # fmt: skip
+    }

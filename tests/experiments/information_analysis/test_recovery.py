@@ -37,8 +37,10 @@ def test_more_rows_than_dimensions_is_never_called_determined():
 def test_every_reader_finds_three_tokens(shape):
     embed, weights = table(), weight_recovery.planted_weights(3, shape)
     true, concept = planted(embed, [7, 50, 3], weights)
-    for found in (weight_recovery.nnls_recover(concept, embed),
-                  weight_recovery.omp_recover(concept, embed, 3)):  # fmt: skip
+    for found in (
+        weight_recovery.nnls_recover(concept, embed),
+        weight_recovery.omp_recover(concept, embed, 3),
+    ):
         assert np.allclose(found, true, atol=1e-9)
 
 
@@ -47,7 +49,7 @@ def test_column_generation_equals_the_whole_problem(monkeypatch):
     for seed in range(5):
         point = np.random.default_rng(seed).standard_normal(16)  # outside the hull
         whole = weight_recovery.nnls_recover(point, embed)
-        monkeypatch.setattr(weight_recovery, "WHOLE", 0)
+        monkeypatch.setattr(weight_recovery, "MOST_ENTRIES", 0)
         assert np.allclose(weight_recovery.nnls_recover(point, embed), whole, atol=1e-8)
         monkeypatch.undo()
 
@@ -71,7 +73,7 @@ def test_score_counts_the_weight_that_is_in_the_wrong_place():
 def test_flat_mixtures_break_before_the_width_and_peaked_later():
     embed = torch.tensor(table(200, 32), dtype=torch.float32)
     mixtures = weight_recovery.planted_mixtures(200, (2, 4, 16, 24), repeats=2)
-    rows = weight_recovery.recovery_rows(embed, mixtures, also="random")
+    rows = weight_recovery.recovery_rows(embed, mixtures, extra=["random"])
     found = rows[rows.method == "nnls"]
     assert found[found.k <= 4].recovered.all()
     flat = found[(found.label == "flat") & (found.dtype == "float32")]
@@ -84,7 +86,7 @@ def test_flat_mixtures_break_before_the_width_and_peaked_later():
 def test_known_support_error_is_bounded_by_kappa_times_rounding():
     embed = torch.tensor(table(100, 32), dtype=torch.float32)
     mixtures = weight_recovery.planted_mixtures(100, (2, 8, 24), repeats=3)
-    rows = weight_recovery.recovery_rows(embed, mixtures, also="random")
+    rows = weight_recovery.recovery_rows(embed, mixtures, extra=["random"])
     rows = rows[rows.method == "known"]
     eps = rows.dtype.map({"float32": 2.0**-24, "bfloat16": 2.0**-8})
     assert (rows.max_error <= rows.kappa * eps).all()
