@@ -58,7 +58,8 @@ class Comparison:
         if flipped := self.verdicts_that_differ:
             verdicts = f"verdicts that differ, {len(flipped)} of {self.claims}: "
             verdicts += _listed(flipped)
-        numbers = f"all {self.numbers} measured numbers inside their 95 % interval"
+        numbers = f"all {self.numbers} measured numbers inside their 95 % interval, "
+        numbers += "exact ones equal within last digits"
         if outside := self.numbers_outside:
             numbers = f"measured numbers outside their 95 % interval, {len(outside)} "
             numbers += f"of {self.numbers}: {_listed(outside)}"

@@ -41,7 +41,8 @@ def test_the_same_results():
         "",
         "compared with what was there:",
         "  the same verdicts, 2 of 2",
-        "  all 3 measured numbers inside their 95 % interval",
+        "  all 3 measured numbers inside their 95 % interval, exact ones "
+        "equal within last digits",
         "  csv files: 3 equal",
     ]
 
