@@ -1,6 +1,6 @@
 """Describe charts in words, from what is drawn: the second half of every alt text.
 
-describe_values      bars, dots, grids: each value, or each series' range if many
+describe_values      bars and dots: each value, or each series' range if many
 describe_lines       lines: where each begins, ends and turns back
 describe_points      scatter: how many points, their range and rank correlation
 describe_mixtures    the heaviest token of each step

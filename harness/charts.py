@@ -1,6 +1,6 @@
 """Draw charts: a tidy frame and the names of its columns -> a matplotlib Figure.
 
-    lines, scatter, bars, dots, heatmap, mixture_bars, table
+    lines, scatter, bars, dots, mixture_bars, table
 
 Each figure's `alt_text` says in words what was drawn (harness/alt_text.py).
 House style: the Okabe-Ito colours, which colour-blind readers can tell apart, with a
@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -236,41 +235,6 @@ def dots(
     axes.grid(False, axis="y")
     _finish(axes, xlabel or x, "", None)
     figure.alt_text = alt_text.describe_values(frame, x, (by, y))
-    return figure
-
-
-@styled
-def heatmap(
-    frame: pd.DataFrame,
-    x: str,
-    y: str,
-    value: str,
-    title: str = "",
-    xlabel: str = "",
-    ylabel: str = "",
-    label: str = "",
-    panel: str | None = None,
-    digits: int = 2,
-) -> Figure:
-    """Draw a grid of `value`, x across and y down, each number written in its cell."""
-    figure, panels = _figure(frame, panel, title)
-    low, high = frame[value].min(), frame[value].max()
-    for axes, part in panels:
-        order = {c: list(dict.fromkeys(part[c])) for c in (x, y)}
-        grid = part.pivot(index=y, columns=x, values=value).loc[order[y], order[x]]
-        scale = {"cmap": "cividis", "vmin": low, "vmax": high}
-        image = axes.imshow(grid.to_numpy(float), aspect="auto", **scale)
-        for (i, j), number in np.ndenumerate(grid.to_numpy(float)):
-            dark = (number - low) < 0.6 * (high - low)
-            look = CENTRED | {"fontsize": 12, "color": "white" if dark else "black"}
-            if grid.size <= 150 and pd.notna(number):
-                axes.text(j, i, f"{number:.{digits}f}", **look)
-        axes.set_xticks(range(len(order[x])), **_ticks(order[x]))
-        axes.set_yticks(range(len(order[y])), [readable(v) for v in order[y]])
-        axes.grid(False)
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        figure.colorbar(image, ax=axes, label=label or value)
-    figure.alt_text = alt_text.describe_values(frame, value, (panel, y, x))
     return figure
 
 

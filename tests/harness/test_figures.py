@@ -36,7 +36,7 @@ def drawn():
     yield charts.lines(FRAME, "x", "y", "kind", "low", "high", reference={"floor": 1})
     yield charts.scatter(FRAME, "x", "y", "kind", diagonal="y = x")
     yield charts.bars(FRAME, "kind", "y", "x", "low", "high", panel=None)
-    yield charts.heatmap(FRAME, "x", "kind", "y")
+    yield charts.dots(FRAME, "y", "x", "kind", "low", "high", reference={"floor": 1})
     yield charts.mixture_bars(mixture, title="$hostile")
     yield charts.table(mixture)
     yield charts.lines(FRAME, "x", "y", panel="kind")
