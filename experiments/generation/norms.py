@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from experiments.scoring import teacher_forced_logprobs
+from experiments.scoring import pad_targets, teacher_forced_logprobs
 from experiments.stats import Estimate, bootstrap, paired_difference, spearman
 from helpers.mixture import clip_norm, norm_bounds
 
@@ -159,15 +159,16 @@ def clip_to_range(x: Tensor, name: str, low: Tensor, high: Tensor) -> Tensor:
 
 
 def clip_rows(
-    lm: LM, prompts: list[str], trace: ConceptTrace, targets: Tensor, lengths: Tensor
+    lm: LM, prompts: list[str], trace: ConceptTrace, greedy: list[list[int]]
 ) -> pd.DataFrame:
     """One row a prompt and range: steps outside it, and the effect of clipping them.
 
     above, below: share of the prompt's steps. both, upper, lower: change in NLL (nats a
-    token) of `targets` (B,T), the greedy continuation up to `lengths`, when the same
-    mixtures are clipped by both bounds, by the upper or by the lower alone.
+    token) of the greedy continuations' ids when the same mixtures are clipped by both
+    bounds, by the upper or by the lower alone.
     trace: mixtures made without clipping and without stopping.
     """
+    targets, lengths = pad_targets(greedy, trace.vectors.shape[1])
     counted = torch.arange(targets.shape[1]) < lengths[:, None]
 
     def nll(vectors):

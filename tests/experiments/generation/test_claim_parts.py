@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 
-from experiments import scoring
 from experiments.generation import (
     appendix,
     early_stopping,
@@ -36,8 +35,8 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     )
     steps = norms.step_rows(lm, trace)
     found["G4"] = norms.drift_parts(steps)
-    targets = scoring.pad_targets(list(said[said.kind == "greedy"].ids), 6)
-    clips = norms.clip_rows(lm, prompts, trace, *targets)
+    greedy = list(said[said.kind == "greedy"].ids)
+    clips = norms.clip_rows(lm, prompts, trace, greedy)
     found["G3"] = norms.range_parts(clips, steps)["all rows"]
     runs = early_stopping.free_runs(generate_concepts(lm, prompts, 30))
     lengths = early_stopping.stop_lengths(

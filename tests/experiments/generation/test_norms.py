@@ -56,8 +56,8 @@ def test_clipping_by_a_range_that_holds_everything_changes_nothing(mini):
     trace = generate_concepts(
         mini, PROMPTS, 4, MixtureConfig.appendix(), stop_at_eos=False
     )
-    targets = trace.indices[..., 0].cpu(), torch.tensor([4, 4, 2])
-    rows = norms.clip_rows(mini, PROMPTS, trace, *targets)
+    greedy = [ids[:n] for ids, n in zip(trace.indices[..., 0].tolist(), (4, 4, 2))]
+    rows = norms.clip_rows(mini, PROMPTS, trace, greedy)
     box = rows[rows.range == "per coordinate"]
     assert not box[["above", "below", "both", "upper", "lower"]].to_numpy().any()
 
