@@ -120,8 +120,8 @@ def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[di
 
     The answer is what the loop reads (greedy, whole); the output is what
     `model.generate(inputs_embeds=...)` returns, decoded from each offset on: offset 1
-    is `output[prompt_len:]`. Rows for answers of two tokens or more: item, answer,
-    beheaded (the answer without its first token), offset, text, cut: the two agree.
+    is `output[prompt_len:]`. Rows for answers of two tokens or more: item, offset,
+    answer, text, cut: whether the text is the answer without its first token.
     """
     answers = readers.decode_rows(lm, list(vectors[:, None]), max_new_tokens).ids
     outputs = hf_reference.generate_from_vectors(lm, vectors[:, None], max_new_tokens)
@@ -131,11 +131,15 @@ def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[di
 
     rows = []
     for b, (ids, out) in enumerate(zip(answers, outputs)):
-        head = {"item": b, "answer": decode(ids), "beheaded": decode(ids[1:])}
-        for k in range(4) if head["beheaded"].strip() else ():
-            text = decode(out[k:])
-            cut = int(text == head["beheaded"])
-            rows.append(head | {"offset": k, "text": text, "cut": cut})
+        shortened = decode(ids[1:])
+        for k in range(4) if shortened.strip() else ():
+            row = {
+                "item": b,
+                "offset": k,
+                "answer": decode(ids),
+                "text": decode(out[k:]),
+            }
+            rows.append(row | {"cut": int(row["text"] == shortened)})
     return rows
 
 

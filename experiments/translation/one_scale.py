@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from helpers.models import LM
 
-UNTOLD = "no p_max bin (loop) or no frame (frames) that could tell: see R1 and R2"
+INCONCLUSIVE = "no p_max bin (loop) or no frame (frames) that could tell: see R1 and R2"
 
 
 def write_score(

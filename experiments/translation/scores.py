@@ -89,19 +89,19 @@ def read_back(
             slots = slots[:1] if source == "left out" else slots  # its rows are alike
             places += [(source, b) for b in range(len(slots))]
             inputs += readers.fill_frame(lm, way, slots)
-        got = readers.decode_rows(lm, inputs, max_new_tokens)
-        for (source, b), *read in zip(
-            places, got.prompt_lengths, got.texts, got.sliced
-        ):
+        reading = readers.decode_rows(lm, inputs, max_new_tokens)
+        read = zip(places, reading.prompt_lengths, reading.texts, reading.sliced)
+        for (source, b), *columns in read:
             rows += [
-                {"way": way, "source": source, "item": i} | _said(*read, answers[i])
+                {"way": way, "source": source, "item": i}
+                | _score_reading(*columns, answers[i])
                 for i in (range(len(answers)) if source == "left out" else [b])
             ]
     return rows
 
 
-def _said(length: int, text: str, sliced: str, answers: dict) -> dict:
-    """A reading's columns: what came back, and which answers it says."""
+def _score_reading(length: int, text: str, sliced: str, answers: dict) -> dict:
+    """Columns of one reading: what came back, and which answers it says."""
     said = {
         name: int(scoring.contains_answer(text, phrases)) if phrases else None
         for name, phrases in answers.items()
@@ -340,22 +340,18 @@ def _rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def rank_table(lms: dict[str, LM], least: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Mean member_ranks of nouns by model, way and what was fed; of `least` or more."""
+    """Mean member_ranks of nouns, by model and way; from `least` items on."""
     prompts = [item.prompt for item in SUITES["ambiguous"][::2]]
-    rows = []
+    means = {}
     for name, lm in lms.items():
         concepts = stimuli.write_concepts(lm, prompts, [1] * len(prompts))
         for way in readers.available_ways(lm):
-            found = member_ranks(lm, way, concepts, seed)
-            rows += [{"model": name, **row} for row in found if len(found) >= least]
-    if not rows:
-        return pd.DataFrame()
-    frame, keys = pd.DataFrame(rows), ["model", "way"]
-    means = [
-        mean_by(frame, keys, fed, seed).assign(fed=fed)
-        for fed in ("mixture", "top token", "other prompt")
-    ]
-    return pd.concat(means).set_index([*keys, "fed"]).unstack("fed", sort=False)
+            ranks = member_ranks(lm, way, concepts, seed)
+            if len(ranks) >= least:
+                fed = pd.DataFrame(ranks)[["mixture", "top token", "other prompt"]]
+                cells = {k: _interval(bootstrap(x, seed=seed)) for k, x in fed.items()}
+                means[name, way] = cells | {"n": len(ranks)}
+    return pd.DataFrame(means).T
 
 
 def nearest_matches(lms: dict[str, LM], steps: int, seed: int = 0) -> pd.DataFrame:
