@@ -3,7 +3,7 @@
     rate_table           means with their intervals, for tables and figures
     dose_curves          rates and divergences over the dose, for the figure
     noise_radius         the dose of noise that halves the clean rate
-    noise_radius_ratio   one kind's radius over another's
+    noise_radius_ratio   the radius of markers over that of ordinary words
     share_of_clean       a perturbed rate over the clean one
     step_share           the largest drop as a share of the whole drop
     noise_estimates      the parts of claim I4
@@ -52,15 +52,13 @@ def noise_radius(frame: pd.DataFrame, kind: str, seed: int = 0) -> Estimate:
     return _over_items(table, lambda t: _half_dose(doses, t), seed)
 
 
-def noise_radius_ratio(
-    frame: pd.DataFrame,
-    kind: str = "markers",
-    ordinary: str = "instruction words",
-    seed: int = 0,
-) -> Estimate:
-    """Estimate one kind's radius over another's: below 1, it stands less noise."""
-    doses, table = _curves(frame, kind)
-    both = np.stack([table, _curves(frame, ordinary)[1]], axis=1)
+def noise_radius_ratio(frame: pd.DataFrame, seed: int = 0) -> Estimate:
+    """Estimate the markers' radius over that of instruction words.
+
+    Below 1, markers stand less noise.
+    """
+    doses, table = _curves(frame, "markers")
+    both = np.stack([table, _curves(frame, "instruction words")[1]], axis=1)
 
     def ratio(curves):
         first, second = (_half_dose(doses, curves[..., k, :]) for k in (0, 1))
@@ -83,14 +81,14 @@ def share_of_clean(
     return stats.ratio(a, b, seed=seed)
 
 
-def step_share(frame: pd.DataFrame, kind: str = "markers", seed: int = 0) -> Estimate:
+def step_share(frame: pd.DataFrame, seed: int = 0) -> Estimate:
     """Estimate the largest drop between neighbouring doses, as a share of the whole.
 
     1 is a step. Raises ValueError where the rate does not fall.
     """
-    _, table = _curves(frame, kind)
+    _, table = _curves(frame, "markers")
     if table[:, 0].mean() <= table[:, -1].mean():
-        raise ValueError(f"noise on {kind} does not lower the rate: no drop to share")
+        raise ValueError("noise on markers does not lower the rate: no drop to share")
 
     def share(curve):
         whole = curve[..., 0] - curve[..., -1]
@@ -108,10 +106,10 @@ def noise_estimates(
     step_share is missing where noise on the markers does not lower the rate at all.
     Beside them, unjudged: the radius of each kind and every edit as a share of clean.
     """
-    curve = rate_table(doses[doses["kind"] == "markers"], ["dose"], seed=seed)
+    markers = doses[doses["kind"] == "markers"].groupby("dose", sort=False)
     out = {
-        f"format@{r.dose:g}": Estimate(r.value, r.low, r.high, r.n, seed)
-        for r in curve.itertuples()
+        f"format@{dose:g}": stats.bootstrap(followed, seed=seed)
+        for dose, followed in markers["followed"]
     }
     if out["format@0"].value == 0:
         return out  # nothing to take a share of

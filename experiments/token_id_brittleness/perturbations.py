@@ -1,7 +1,6 @@
 """Chat prompts taken apart and their tokens perturbed: embeddings to feed.
 
     locate_markers         positions of markers, instruction words, template words
-    mark_instructions      the same for instructions of the suite
     unchanged              the prompt's own embeddings
     with_noise             rows plus noise of a size in RMS of each row
     interpolated           rows moved towards another token's
@@ -10,7 +9,7 @@
     with_markers_as_text   markers spelled out as characters, or rewritten
     plain_words_for        such a rewriting, into plain English
 
-Each of the six that perturb gives the (T,D) embeddings of one prompt. Nothing but the
+The six from `unchanged` on give the (T,D) embeddings of one prompt. Nothing but the
 tokens of one kind is touched, so that the same can be done to markers and to words.
 """
 
@@ -23,7 +22,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from experiments.prompts import SUITES
 from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ class MarkedPrompt:
     positions: dict[str, list[int]]
 
 
-def locate_markers(lm: LM, items: list[Item], seed: int = 0) -> list[MarkedPrompt]:
+def locate_markers(lm: LM, items: Sequence[Item], seed: int = 0) -> list[MarkedPrompt]:
     """Take each item's chat prompt apart; markers are the special tokens it holds.
 
     Raises ValueError where the template has none, or the tokenizer no offsets.
@@ -81,11 +79,6 @@ def locate_markers(lm: LM, items: list[Item], seed: int = 0) -> list[MarkedPromp
             positions[kind] = sorted(drawn.tolist())
         found.append(MarkedPrompt(text, item.gold, ids, positions))
     return found
-
-
-def mark_instructions(lm: LM, n: int, seed: int = 0) -> list[MarkedPrompt]:
-    """Take the first n instructions of the suite apart."""
-    return locate_markers(lm, list(SUITES["instructions"][:n]), seed)
 
 
 def unchanged(lm: LM, prompt: MarkedPrompt) -> Tensor:

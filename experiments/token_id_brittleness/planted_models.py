@@ -14,24 +14,18 @@ from helpers.models import LM
 
 VOCAB = 97
 COMMON = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}
-GPT2_SIZES = COMMON | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-SIZES = COMMON | {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-}
-GEMMA_SIZES = SIZES | {
-    "layer_types": ["full_attention"] * 2,
-    "head_dim": 8,
-    "hidden_size_per_layer_input": 8,
-    "laurel_rank": 4,
-    "vocab_size_per_layer_input": VOCAB,
-    "num_kv_shared_layers": 0,
-    "activation_sparsity_pattern": [0.0, 0.0],
-    "altup_num_inputs": 2,
+SIZES = COMMON | {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES |= {"max_position_embeddings": 64}
+GEMMA = {"layer_types": ["full_attention"] * 2, "head_dim": 8, "laurel_rank": 4}
+GEMMA |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB}
+GEMMA |= {"num_kv_shared_layers": 0, "altup_num_inputs": 2}
+GEMMA |= {"activation_sparsity_pattern": [0.0, 0.0]}
+CONFIGS = {  # architecture -> its sizes, by the names of its configuration
+    "gpt2": COMMON | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "qwen2": SIZES | {"tie_word_embeddings": True},
+    "llama": SIZES | {"tie_word_embeddings": False},
+    "gemma3n": SIZES | GEMMA,
 }
 
 
@@ -40,19 +34,13 @@ def random_model(architecture: str, seed: int = 0) -> LM:
 
     Weights are larger than usual, so that different tokens give different logits.
     """
-    import transformers as t
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    tied, untied = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
-    known = {
-        "gpt2": (t.GPT2LMHeadModel, t.GPT2Config, GPT2_SIZES),
-        "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config, SIZES | tied),
-        "llama": (t.LlamaForCausalLM, t.LlamaConfig, SIZES | untied),
-        "gemma3n": (t.Gemma3nForCausalLM, t.Gemma3nTextConfig, GEMMA_SIZES),
-    }
-    if architecture not in known:
-        raise ValueError(f"architecture {architecture!r}: expected one of {[*known]}")
-    build, config, sizes = known[architecture]
-    model = build(config(**sizes))
+    if architecture not in CONFIGS:
+        raise ValueError(f"architecture {architecture!r}: expected one of {[*CONFIGS]}")
+    kind = architecture.replace("gemma3n", "gemma3n_text")
+    config = AutoConfig.for_model(kind, **CONFIGS[architecture])
+    model = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2, generator=generator)
