@@ -76,23 +76,18 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
             norm, hull = mixed.norm(dim=-1), (weights * rows.norm(dim=-1)).sum(-1)
             off_mean = (weights * (rows - mean).norm(dim=-1)).sum(-1)
             near = (mixed.to(lm.embed) @ lm.embed.T / lengths).amax(-1).cpu() / norm
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "prompt": b,
-                        "step": range(1, n + 1),
-                        "kind": kind,
-                        "entropy": trace.entropy[b, :n].tolist(),
-                        "p_max": weights[:, 0].tolist(),
-                        "norm": norm.tolist(),
-                        "hull": hull.tolist(),
-                        "ratio": (norm / hull).tolist(),
-                        "centred": ((mixed - mean).norm(dim=-1) / off_mean).tolist(),
-                        "spread": weights.square().sum(-1).sqrt().tolist(),
-                        "cosine": near.tolist(),
-                    }
-                )
-            )
+            columns = {
+                "entropy": trace.entropy[b, :n],
+                "p_max": weights[:, 0],
+                "norm": norm,
+                "hull": hull,
+                "ratio": norm / hull,
+                "centred": (mixed - mean).norm(dim=-1) / off_mean,
+                "spread": weights.square().sum(-1).sqrt(),
+                "cosine": near,
+            }
+            frame = pd.DataFrame({k: v.tolist() for k, v in columns.items()})
+            frames.append(frame.assign(prompt=b, step=range(1, n + 1), kind=kind))
     return pd.concat(frames, ignore_index=True)
 
 

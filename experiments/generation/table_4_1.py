@@ -80,16 +80,10 @@ def table_41(rows: pd.DataFrame, paper: str) -> pd.DataFrame:
     for (prompt, step), here in rows.groupby(["prompt", "step"], sort=False):
         write_up = printed[(printed.prompt == prompt) & (printed.step == step)]
         for model, own in here.groupby("model", sort=False):
+            line = {"Prompt": prompt, "Vector": step, "Model": model}
+            line["write-up"] = format_top_tokens(write_up)
             cells = {s: format_top_tokens(own[own.setting == s]) for s in settings}
-            lines.append(
-                {
-                    "Prompt": prompt,
-                    "Vector": step,
-                    "Model": model,
-                    "write-up": format_top_tokens(write_up),
-                    **cells,
-                }
-            )
+            lines.append(line | cells)
     return pd.DataFrame(lines)
 
 
