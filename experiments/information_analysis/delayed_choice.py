@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING
 
@@ -98,22 +97,15 @@ def text_tasks(
 
 
 def decode_answers(
-    lm: LM,
-    prompts: list[str],
-    steps: int,
-    ways: Sequence[str] = WAYS,
-    config: MixtureConfig | None = None,
-    seed: int = 0,
+    lm: LM, prompts: list[str], steps: int, ways: Sequence[str] = WAYS, seed: int = 0
 ) -> dict[str, list[str]]:
     """Decode each prompt in each way, `steps` forward calls each -> way: new texts."""
-    config = config or MixtureConfig()
     texts = {}
     for way in ways:
         mode = "discrete" if way == "sampled" else way
         rule = {"weight_rule": sampled(seed)} if way == "sampled" else {}
-        trace = generate_concepts(
-            lm, prompts, steps, replace(config, mode=mode), **rule
-        )
+        config = MixtureConfig(mode=mode)
+        trace = generate_concepts(lm, prompts, steps, config, **rule)
         texts[way] = lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
     return texts
 

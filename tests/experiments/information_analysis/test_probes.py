@@ -1,4 +1,4 @@
-"""Probes on planted data find what is there, and nothing where nothing is. Noise."""
+"""Probes on planted data find what is there, and nothing where nothing is."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from experiments.information_analysis import noise, probes
+from experiments.information_analysis import probes
 
 RNG = np.random.default_rng(0)
 N = 600
@@ -155,29 +155,3 @@ def test_the_gain_is_over_the_best_baseline_of_each_probe():
     entropy, second = gains["entropy_gain"], gains["runner_up_gain"]
     assert (entropy.low, entropy.high) == (0, 0.5)  # one template, or the other
     assert (second.low, second.high) == (0, 0.5)
-
-
-def test_the_parts_of_n5_by_hand():
-    rows = pd.DataFrame(
-        [
-            ("mixture", 0.0, 1.0, 1.0),
-            ("mixture", 0.0, 2.0, 2.0),
-            ("mixture", 0.5, 3.0, 9.0),
-            ("mixture", 0.5, 5.0, 9.0),
-            ("token", 0.0, 0.5, 1.5),
-            ("token", 0.0, 0.5, 4.0),
-            ("token", 0.5, 1.0, 9.0),
-            ("token", 0.5, 1.5, 9.0),
-            ("matched", 0.7, 9.0, 9.0),
-            ("matched", 0.7, 9.0, 9.0),
-        ],
-        columns=["kind", "sigma", "nll", "nll_q"],
-    )
-    same = rows.assign(restored=True, nll=99.0, nll_q=99.0)  # no part of the claim
-    parts = noise.noise_estimates(pd.concat([rows.assign(restored=False), same]))
-    assert {name: part.value for name, part in parts.items()} == {
-        "nll@0": 1.5,
-        "nll@0.5": 4.0,
-        "nll_cost": -1.25,  # 1 - 1.5 and 2 - 4
-        "fragility": 1.75,  # 2 - 0.5 and 3 - 1
-    }

@@ -1,13 +1,13 @@
-"""lambda* and noise on mixtures and readers whose answer is known."""
+"""lambda* of mixtures and readers whose answer is known."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.information_analysis import interpolation, noise
+from experiments.information_analysis import interpolation
 from experiments.metrics import js_bits
-from tests.experiments.information_analysis.test_information import (
+from tests.experiments.information_analysis.test_bits import (
     context,
     deaf,
     planted,
@@ -48,15 +48,6 @@ def test_pairs_that_predict_the_same_are_left_out():
     ).empty
 
 
-def test_noise_costs_a_deaf_reader_nothing_and_a_top_reader_its_token():
-    rows = noise.noise_rows(planted(deaf), [context([0.6, 0.4])], [0, 1.0, 30.0])
-    assert rows.nll.max() - rows.nll.min() < 1e-6 and not rows.flip.any()
-    found = [context([0.6, 0.4])]
-    rows = noise.noise_rows(planted(top_only), found, [0.01, 30], draws=8)
-    rows = rows[rows.kind == "token"]
-    assert not rows[rows.sigma == 0.01].flip.any() and rows[rows.sigma == 30].flip.any()
-
-
 def test_a_line_and_a_step_are_told_apart_pair_by_pair():
     found = [context([0.5, 0.5]), context([0.4, 0.3, 0.3], 1)]
     rows = interpolation.interpolation_rows(planted(whole), found)
@@ -67,13 +58,3 @@ def test_a_line_and_a_step_are_told_apart_pair_by_pair():
     )
     assert pairs.stepped.max() == pytest.approx(0.5 / 11, abs=1e-3)  # undecided at 1/2
     assert pairs.linear.min() > 0.15
-
-
-def test_the_parts_of_n5_come_from_the_right_rows():
-    rows = noise.noise_rows(planted(whole), [context([0.6, 0.4])] * 3, [0, 0.5, 3])
-    parts = noise.noise_estimates(rows)
-    assert list(parts) == ["nll@0", "nll@0.5", "nll@3", "nll_cost", "fragility"]
-    assert parts["nll_cost"].value < 0  # a whole reader does better with the mixture
-    assert parts["nll@0"].value <= parts["nll@3"].value
-    curves = noise.noise_curves(rows.assign(model="m"))
-    assert (curves[curves.sigma == 0].value == 0).all() and len(set(curves.panel)) == 2

@@ -6,7 +6,7 @@ import torch
 from experiments import scoring
 from experiments.information_analysis import delayed_choice
 from experiments.prompts import SUITES
-from tests.experiments.information_analysis.test_information import (
+from tests.experiments.information_analysis.test_bits import (
     TABLE,
     context,
     planted,
