@@ -39,7 +39,10 @@ class Recorder:
 
     def __init__(self, notebook: str, namespace: Mapping[str, object]):
         self.notebook = notebook
-        self.parameters = {k: v for k, v in namespace.items() if k.isupper()}
+        literals = (str, int, float)  # what a parameters cell holds; no constants else
+        self.parameters = {
+            k: v for k, v in namespace.items() if k.isupper() and type(v) in literals
+        }
         self.set_name = str(self.parameters["SET"])
         self.run_dir = str(self.parameters.get("RUN_DIR", ""))
         self.figures_dir = str(self.parameters.get("FIGURES_DIR", ""))
@@ -47,13 +50,19 @@ class Recorder:
         self.models: dict[str, LM] = {}
 
     def load_models(self) -> dict[str, LM]:
-        """Load BASE and, unless it is "", INSTRUCT -> model by its folder's name."""
+        """Load BASE and, unless it is "", INSTRUCT -> model by its folder's name.
+
+        One model in both roles is loaded once, and is one entry.
+        """
         from helpers.models import load
 
         asked = {role: self.parameters.get(role) for role in ("BASE", "INSTRUCT")}
         how = self.parameters["DEVICE"], self.parameters["DTYPE"]
-        self.models = {r.lower(): load(name, *how) for r, name in asked.items() if name}
-        return {Path(lm.name).name: lm for lm in self.models.values()}
+        loaded = {
+            name: load(name, *how) for name in dict.fromkeys(asked.values()) if name
+        }
+        self.models = {r.lower(): loaded[name] for r, name in asked.items() if name}
+        return {Path(name).name: lm for name, lm in loaded.items()}
 
     def add(self, claim: str, estimates: Mapping[str, object], cell: str = "") -> None:
         """Record parts of a claim: name -> Estimate. cell: the model, frame, ... ."""

@@ -19,11 +19,17 @@ from pathlib import Path
 
 from harness import files, fingerprint
 from helpers import checkpoints, models
+from models import public
 
 MODEL_SETS = {  # name -> base model, instruction-tuned model
     "mini": ("mini-gpt2", "mini-qwen2"),
     "paper": (checkpoints.GPT2[0], checkpoints.QWEN[0]),
 }
+
+
+def public_sets() -> dict[str, str]:
+    """Sets of one public model, used as base and as instruct -> the model's name."""
+    return {model.set: model.name for model in public.public_models().values()}
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,9 @@ def run_request(
             raise ValueError(f"PARAMS={pair!r}: {name} has a setting of its own")
         common[name] = value
     paths = select_notebooks(Path(notebooks), only)
+    if set_name in public_sets():  # downloaded now, after all else was found in order
+        folder = str(public.fetch(public_sets()[set_name]))
+        common |= {"BASE": folder, "INSTRUCT": folder}
     fitted = list(zip(paths, fit_parameters(paths, common)))
     check_models(common)
     return RunRequest(set_name, common, fitted, cell_timeout, jobs, force, not only)
@@ -100,8 +109,15 @@ def choose_models(
                     "give your own models a set of their own, SET=name"
                 )
         return ours
+    if set_name in public_sets():
+        if base or instruct:
+            raise ValueError(
+                f"SET={set_name} is {public_sets()[set_name]}: leave BASE and INSTRUCT "
+                "out, or give your own models a set of their own, SET=name"
+            )
+        return public_sets()[set_name], public_sets()[set_name]
     if not base:
-        known = " and ".join(MODEL_SETS)
+        known = ", ".join([*MODEL_SETS, *public_sets()])
         raise ValueError(
             f"SET={set_name!r} needs BASE=<folder or hub id>; only {known} have models"
         )

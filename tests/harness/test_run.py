@@ -328,3 +328,22 @@ def test_how_long_a_cell_may_take_depends_on_the_models(place):
     asked["base"] = str(place / "model")
     assert options.run_request("trial", **asked).cell_timeout == 3600
     assert options.run_request("trial", cell_timeout=5, **asked).cell_timeout == 5
+
+
+def test_a_public_set_is_fetched_once_all_else_is_in_order(monkeypatch, tmp_path):
+    fetched = []
+
+    def fetch(name):
+        fetched.append(name)
+        return tmp_path / name
+
+    monkeypatch.setattr(options.public, "fetch", fetch)
+    monkeypatch.setattr(options, "check_models", lambda common: None)
+    with pytest.raises(ValueError, match="DTYPE='int4'"):
+        options.run_request("smollm2", dtype="int4")
+    with pytest.raises(ValueError, match="leave BASE and INSTRUCT out"):
+        options.run_request("smollm2", base="mini-gpt2")
+    assert not fetched
+    asked = options.run_request("smollm2")
+    both = {asked.common_parameters[word] for word in ("BASE", "INSTRUCT")}
+    assert both == {str(tmp_path / "smollm2-135m-instruct")} and len(fetched) == 1
