@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 INPUTS = ("ids", "embeds")  # the two ways to give `generate` a prompt
 # Every setting is given, so that none comes from the model's own generation config.
-GREEDY = dict(
-    do_sample=False, num_beams=1, repetition_penalty=1.0,
-    temperature=1.0, top_k=50, top_p=1.0,
-)  # fmt: skip
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0}
+GREEDY |= {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 
 
 def chat_ids(lm: LM, contents: list[str]) -> list[list[int]]:
@@ -48,6 +46,8 @@ def generate_tokens(
     """
     rows, settings = token_ids(lm, prompts), GREEDY | settings
     pad = _unused_id(lm, rows)
+    settings |= {"max_new_tokens": max_new_tokens, "pad_token_id": pad}
+    settings["eos_token_id"] = list(lm.eos_ids) or None
     if settings.pop("padded", False):
         longest = max(map(len, rows))
         rows = [[pad] * (longest - len(row)) + row for row in rows]
@@ -59,10 +59,7 @@ def generate_tokens(
             inputs = {"inputs_embeds": lm.model.get_input_embeddings()(ids)}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Passing `repetition_penalty`")  # tested
-            out = lm.model.generate(
-                **inputs, **settings, max_new_tokens=max_new_tokens,
-                eos_token_id=list(lm.eos_ids) or None, pad_token_id=pad,
-            )  # fmt: skip
+            out = lm.model.generate(**inputs, **settings)
         start = ids.shape[1] if source == "ids" else 0
         for i, row in zip(batch, out.tolist()):
             returned[i] = row[:start] + truncate_at_eos(row[start:], lm.eos_ids)
