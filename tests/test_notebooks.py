@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 
 import pytest
 
@@ -45,8 +46,14 @@ def test_every_code_cell_was_executed_in_order_without_error(path):
 
 @every
 def test_cells_are_short_and_define_nothing_long(path):
+    # Many short cells read better than few long ones: half of the code cells have at
+    # most seven lines, half of the prose blocks at most thirty-five words.
     cells = fingerprint.notebook_cells(path)
-    assert len(cells) <= 36, len(cells)
+    assert len(cells) <= 46, len(cells)
+    prose = [source(c).split() for c in cells if c["cell_type"] == "markdown"]
+    assert statistics.median(map(len, prose)) <= 35 or len(cells) < 10
+    code = [source(c).strip().splitlines() for c in code_cells(path)]
+    assert statistics.median(map(len, code)) <= 7
     for cell in code_cells(path):
         lines = source(cell).splitlines()
         assert len(lines) <= 15 and max(map(len, lines), default=0) <= 88, source(cell)
