@@ -4,6 +4,7 @@
     FRAMES        name -> Frame: a text with a slot {x} for a word or a vector
     MEANINGS      word -> what it means in plain English
     prompt_suite  the prompts of notebook 01, of every kind in turn
+    template_of   a prompt's wording without the words that vary
 
 The English is ordinary, so that any language model can be asked; the mini models'
 world (models/world.py) holds every fact asked for here, and a test checks that.
@@ -22,12 +23,17 @@ from models.facts import CAPITALS, JOURNEYS, NAMES
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of a suite; `gold` is the right answer, or "" where none is right."""
+    """One prompt of a suite; `gold` is the right answer, or "" where none is right.
+
+    template: the prompt with "_" for the words that vary, as in "The _ feeds the".
+    Prompts of one template are near copies: intervals draw them together.
+    """
 
     id: str
     suite: str
     prompt: str
     gold: str = ""
+    template: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,14 +46,27 @@ class Frame:
     source: str
 
 
-def _suite(name: str, pairs: Iterable[tuple[str, ...]]) -> tuple[Item, ...]:
-    """Items of (prompt,) or (prompt, gold), numbered."""
-    return tuple(Item(f"{name}-{i:03d}", name, *pair) for i, pair in enumerate(pairs))
+# (template, words for its gaps, right answer)
+Row = tuple[str, tuple[str, ...], str]
+
+
+def _suite(name: str, rows: Iterable[Row]) -> tuple[Item, ...]:
+    """Items of rows, numbered."""
+    return tuple(
+        Item(f"{name}-{i:03d}", name, _fill(template, words), gold, template)
+        for i, (template, words, gold) in enumerate(rows)
+    )
+
+
+def _fill(template: str, words: Iterable[str]) -> str:
+    """A template with a word in each of its gaps."""
+    return template.replace("_", "{}").format(*words)
 
 
 # fmt: off
 # The two prompts of Table 4.1.
-WRITE_UP = (("The capital of France is", "Paris"), ("2 plus 2 equals", "4"))
+CAPITAL, SUM = "The capital of _ is", "_ plus _ equals"
+WRITE_UP = ((CAPITAL, ("France",), "Paris"), (SUM, ("2", "2"), "4"))
 # After these the next word is one of a few nouns or cities, and what follows depends on
 # which: reading the mixture, its top token, or nothing are three different outcomes.
 PEOPLE = (
@@ -109,28 +128,28 @@ VERBS = (
 # fmt: on
 
 
-def _spanish() -> Iterator[tuple[str, str]]:
-    """Pair all subjects with all verbs, the object moving on: (Spanish, English)."""
+def _spanish() -> Iterator[Row]:
+    """Pair all subjects with all verbs, the object moving on: Spanish, then English."""
     for i, ((who, quien), (verb, verbo)) in enumerate(product(SUBJECTS, VERBS)):
         what, que = OBJECTS[(3 * i + i // 7) % len(OBJECTS)]
-        yield f"{quien} {verbo} {que}.", f"The {who} {verb} the {what}."
+        yield f"_ {verbo} _.", (quien, que), f"The {who} {verb} the {what}."
 
 
-def _instructions() -> Iterator[tuple[str, str]]:
+def _instructions() -> Iterator[Row]:
     """Chat instructions with their bare answers, a hundred and more."""
-    spanish = tuple(_spanish())
-    ways = ("Please translate the following: {}", "Translate to English: {}")
+    spanish = tuple((_fill(verb, words), en) for verb, words, en in _spanish())
+    ways = ("Please translate the following: _", "Translate to English: _")
     for i, (es, en) in enumerate(spanish[:40]):
-        yield ways[i % 2].format(es), en
+        yield ways[i % 2], (es,), en
     for es, en in spanish[40:60]:
-        yield f"Translate to Spanish: {en}", es
+        yield "Translate to Spanish: _", (en,), es
     for _, en in spanish[60:76]:
-        yield f"Repeat: {en}", en
+        yield "Repeat: _", (en,), en
     for land, city in list(CAPITALS.items())[:24]:
-        yield f"What is the capital of {land}?", f"{city}."
+        yield "What is the capital of _?", (land,), f"{city}."
     for i in range(20):
         a, b = i % 10 + 2, (7 * i) % 11 + 1
-        yield f"What is {a} plus {b}?", f"{a + b}."
+        yield "What is _ plus _?", (str(a), str(b)), f"{a + b}."
 
 
 SUMS = [(2, 2)] + [(a, b) for a in range(1, 20, 2) for b in (1, 4, 7, 10, 13, 16, 19)]
@@ -138,15 +157,14 @@ SUITES = {
     "writeup": _suite("writeup", WRITE_UP),
     "ambiguous": _suite(
         "ambiguous",
-        [(f"The {who} {chore}",) for who, chore in product(PEOPLE, CHORES)]
-        + [(f"{who} {journey}",) for who, journey in product(NAMES, JOURNEYS)],
+        [(f"The _ {chore}", (who,), "") for who, chore in product(PEOPLE, CHORES)]
+        + [(f"_ {journey}", (who,), "") for who, journey in product(NAMES, JOURNEYS)],
     ),
     "capitals": _suite(
-        "capitals",
-        [(f"The capital of {land} is", city) for land, city in CAPITALS.items()],
+        "capitals", [(CAPITAL, (land,), city) for land, city in CAPITALS.items()]
     ),
-    "sums": _suite("sums", [(f"{a} plus {b} equals", str(a + b)) for a, b in SUMS]),
-    "meanings": _suite("meanings", list(MEANINGS.items())),
+    "sums": _suite("sums", [(SUM, (str(a), str(b)), str(a + b)) for a, b in SUMS]),
+    "meanings": _suite("meanings", [("_", (x,), said) for x, said in MEANINGS.items()]),
     "spanish": _suite("spanish", _spanish()),
     "instructions": _suite("instructions", _instructions()),
 }
@@ -173,6 +191,19 @@ FRAMES = {
         "Chen et al. 2024 (2403.10949)",
     ),
 }
+
+
+TEMPLATES = {item.prompt: item.template for item in chain(*SUITES.values())}
+
+
+def template_of(prompt: str) -> str:
+    """Return a suite prompt's template: "The _ feeds the" of "The baker feeds the".
+
+    ValueError for a prompt of no suite.
+    """
+    if prompt not in TEMPLATES:
+        raise ValueError(f"prompt {prompt!r}: expected one of a suite")
+    return TEMPLATES[prompt]
 
 
 def prompt_suite(n: int) -> list[str]:
