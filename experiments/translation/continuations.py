@@ -1,19 +1,15 @@
-"""What a model says after concept tokens alone, without a frame (R4, R5).
+"""What a model says after concept tokens alone, without a frame (R4, R5a).
 
     follow_up, first_texts      R4: what follows a concept token, and whether it loops
     loop_parts                  R4: how often it does, and how often beyond text
     spanish_parts               R4: does the base model translate Spanish?
-    cut_rows, offset_shares     R5: what `output[prompt_len:]` makes of an answer
-    cut_parts, cut_examples     R5: the shares that its verdict needs, and some answers
-    scripts_after               R5: letters by script after concept tokens and floors
-    tokenizer_mismatch          R5: is "Париж" without its first token "ариж"?
+    tokenizer_mismatch          R5a: is "Париж" without its first token "ариж"?
 
 Parts are what a verdict is computed from: name -> Estimate.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -26,13 +22,11 @@ from experiments.prompts import FRAMES, SUITES
 from experiments.stats import bootstrap, paired_difference
 from experiments.translation import readers, stimuli
 from experiments.translation.in_loop import Parts
-from experiments.translation.scores import mean_by
 from harness.safe_text import readable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from experiments.translation.stimuli import Concept
     from helpers.models import LM
 
 # Qwen2.5 writes "Париж" (Paris) as three tokens; without the first it reads "ариж", the
@@ -108,90 +102,6 @@ def spanish_parts(lm: LM, max_new_tokens: int = 50, seed: int = 0) -> Parts:
         )
         for part, answers in (("spanish", gold), ("spanish_floor", other))
     }
-
-
-def first_vectors(concepts: list[Concept]) -> torch.Tensor:
-    """The first vector (B,D) of each concept."""
-    return torch.cat([c.vectors[:1] for c in concepts])
-
-
-def cut_rows(lm: LM, vectors: torch.Tensor, max_new_tokens: int = 20) -> list[dict]:
-    """Answer one-vector prompts (B,D), and decode the output from offsets 0 to 3.
-
-    The answer is what the loop reads (greedy, whole); the output is what
-    `model.generate(inputs_embeds=...)` returns, decoded from each offset on: offset 1
-    is `output[prompt_len:]`. Rows for answers of two tokens or more: item, offset,
-    answer, text, cut: whether the text is the answer without its first token.
-    """
-    answers = readers.decode_rows(lm, list(vectors[:, None]), max_new_tokens).ids
-    outputs = hf_reference.generate_from_vectors(lm, vectors[:, None], max_new_tokens)
-
-    def decode(ids):
-        return lm.tokenizer.decode(ids, skip_special_tokens=True)
-
-    rows = []
-    for b, (ids, out) in enumerate(zip(answers, outputs)):
-        shortened = decode(ids[1:])
-        for k in range(4) if shortened.strip() else ():
-            row = {
-                "item": b,
-                "offset": k,
-                "answer": decode(ids),
-                "text": decode(out[k:]),
-            }
-            rows.append(row | {"cut": int(row["text"] == shortened)})
-    return rows
-
-
-def offset_shares(cut: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Share of answers that lost their first token, by the offset decoded from."""
-    shares = mean_by(cut, ["offset"], "cut", seed)
-    return shares.assign(offset=[f"[{k}:]" for k in shares["offset"]])
-
-
-def cut_parts(cut: pd.DataFrame, seed: int = 0) -> Parts:
-    """The same decoded from one token on (sliced) and from the first (whole)."""
-    cuts = {k: part for k, part in cut.groupby("offset")["cut"]}
-    offsets = {"cut_sliced": 1, "cut_whole": 0}
-    return {part: bootstrap(cuts[k], seed=seed) for part, k in offsets.items()}
-
-
-def cut_examples(cut: pd.DataFrame, count: int = 3) -> pd.DataFrame:
-    """The first answers, whole and with one token cut off, made safe to show."""
-    shown = cut["item"].isin(cut["item"].unique()[:count]) & (cut["offset"] < 2)
-    frame = cut.loc[shown, ["item", "offset", "answer", "text"]]
-    return frame.map(lambda value: readable(value, 60))
-
-
-def scripts_after(
-    lm: LM, vectors: torch.Tensor, max_new_tokens: int = 50, seed: int = 0
-) -> tuple[pd.DataFrame, Parts]:
-    """Count letters by script after vectors (B,D), the token Paris and 100 random ones.
-
-    -> (letters: a column for each thing fed; cyrillic_mixture and cyrillic_random: the
-    shares of texts with a Cyrillic letter).
-    """
-    draw = torch.Generator().manual_seed(seed)
-    noise = random_like(vectors[:1].expand(100, -1), draw)
-    paris = lm.tokenizer(" Paris", add_special_tokens=False)["input_ids"]
-    fed = {
-        "concept tokens": vectors,
-        "the token Paris": lm.embed[paris][None],
-        "random vectors": noise,
-    }
-    counts = {}
-    for name, x in fed.items():
-        texts = readers.read_in_frame(lm, "direct", x, max_new_tokens).texts
-        counts[name] = [scoring.count_scripts(text) for text in texts]
-    letters = {name: sum(found, Counter()) for name, found in counts.items()}
-    cyrillic = {
-        part: bootstrap([c["CYRILLIC"] > 0 for c in counts[name]], seed=seed)
-        for part, name in (
-            ("cyrillic_mixture", "concept tokens"),
-            ("cyrillic_random", "random vectors"),
-        )
-    }
-    return pd.DataFrame(letters).fillna(0).astype(int), cyrillic
 
 
 def paris_pieces(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, str], ...]:

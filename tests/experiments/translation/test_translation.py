@@ -257,15 +257,6 @@ def test_refed_is_the_loop_that_repeats_its_vector(worded):
     assert [[[i]] for i in got] == slow
 
 
-def test_generate_returns_new_tokens_only_and_offset_one_beheads(worded):
-    x = torch.randn(4, 32, generator=torch.Generator().manual_seed(2))
-    rows = continuations.cut_rows(worded, x, 6)
-    assert {r["offset"] for r in rows} == {0, 1, 2, 3}
-    assert all(r["text"] == r["answer"] for r in rows if r["offset"] == 0)
-    assert all(r["cut"] == 1 for r in rows if r["offset"] == 1)
-    assert sum(r["cut"] for r in rows if r["offset"] != 1) == 0
-
-
 def test_controls_keep_what_they_should_and_nothing_else(planted):
     lm = planted["whole"]
     concepts = stimuli.write_concepts(lm, SUBJECTS[:20], [1] * 20, RAW)
