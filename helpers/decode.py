@@ -61,9 +61,10 @@ StopFn: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 class ConceptTrace:
     """What each step mixed. B prompts, T steps, K kept tokens, D width.
 
-    probs, indices (B,T,K) sorted; entropy (B,T) nats, of the full softmax; vectors
-    (B,T,D) as fed to the model; mixed (B,T) where the mixture, not the top token, was
-    fed; lengths (B,) steps that count: entries past a row's length are zero.
+    probs, indices (B,T,K) sorted; entropy (B,T) nats, of the full softmax at
+    the config's entropy_temperature; vectors (B,T,D) as fed to the model; mixed (B,T)
+    where the mixture, not the top token, was fed; lengths (B,) steps that count:
+    entries past a row's length are zero.
     """
 
     probs: Tensor

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODES = ("continuous", "discrete", "gated")
-NORMS = ("none", "all", "used", "central")
+NORMS = ("none", "all", "used", "central", "original")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,15 @@ class MixtureConfig:
     top_k: int = 50  # tokens kept, at most V
     temperature: float = 0.8  # softmax(logits / temperature)
     alpha: float = 1.5  # sharpening: weights ** alpha, renormalised
-    norm: str = "all"  # clip ||concept|| to the norms of: all rows, used ids,
-    #                    central (1-99 % of the rows); or none
+    norm: str = "all"  # clip ||concept|| to the norms of: all rows, used ids, central
+    #                    (1-99 % of the rows); original: at most 1.5 x the mean; or none
     mode: str = "continuous"  # feed the mixture, the top token, or (gated) the mixture
     #                           only where entropy > gate_entropy
     gate_entropy: float = 1.0  # nats, mode "gated" only
     stop_entropy: float | None = None  # nats; None never stops early (Cold Stop)
     stop_run: int = 3  # stop after this many steps in a row below stop_entropy
+    entropy_temperature: float = 1.0  # the entropy that is reported, gated and stopped
+    #                                   on is that of softmax(logits / this)
 
     def __post_init__(self) -> None:
         check_positive_int("top_k", self.top_k)
@@ -49,6 +51,7 @@ class MixtureConfig:
         check_choice("norm", self.norm, NORMS)
         check_choice("mode", self.mode, MODES)
         _check_real("gate_entropy", self.gate_entropy, zero=True)
+        _check_real("entropy_temperature", self.entropy_temperature)
         if self.stop_entropy is not None:
             _check_real("stop_entropy", self.stop_entropy, zero=True)
 
@@ -61,6 +64,17 @@ class MixtureConfig:
     def raw(cls, **changes: Any) -> MixtureConfig:
         """Return the model's distribution cut at top-k: T 1, alpha 1, no clipping."""
         return cls(**{"temperature": 1.0, "alpha": 1.0, "norm": "none", **changes})
+
+    @classmethod
+    def original(cls, **changes: Any) -> MixtureConfig:
+        """Return the settings of the original code (original/README.md).
+
+        Norms have an upper bound only, and a row stops after two steps in a row below
+        1 nat, the entropy taken at temperature 0.8. Here the vector of the step that
+        stops is kept; the original left it out.
+        """
+        stop = {"stop_entropy": 1.0, "stop_run": 2, "entropy_temperature": 0.8}
+        return cls(**{"norm": "original", **stop, **changes})
 
 
 class Weights(NamedTuple):
@@ -75,9 +89,16 @@ WeightRule: TypeAlias = Callable[["Tensor", MixtureConfig], "tuple[Tensor, Tenso
 Bounds: TypeAlias = "tuple[Tensor, Tensor] | None"  # the norms allowed; None: any
 
 
-def logits_entropy(logits: Tensor) -> Tensor:
-    """Compute softmax(logits)'s entropy in nats: (...,V) -> (...); 0 log 0 is 0."""
-    log_p = at_least_float32(logits).log_softmax(-1)
+def logits_entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Compute the entropy of softmax(logits / temperature): (...,V) -> (...).
+
+    In nats; 0 log 0 is 0.
+    """
+    logits = at_least_float32(logits)
+    if temperature != 1:
+        largest = logits.amax(-1, keepdim=True)
+        logits = (logits - largest) * _in_range(1 / temperature)
+    log_p = logits.log_softmax(-1)
     return -(log_p.exp() * log_p.clamp_min(-1e30)).sum(-1)
 
 
@@ -98,7 +119,8 @@ def _mixture_weights(
     logits: Tensor, config: MixtureConfig, rule: WeightRule
 ) -> Weights:
     """Compute `mixture_weights` without its checks, as the decoding loop does."""
-    return Weights(*rule(logits, config), logits_entropy(logits))
+    entropy = logits_entropy(logits, config.entropy_temperature)
+    return Weights(*rule(logits, config), entropy)
 
 
 def mixture_weights(
@@ -109,8 +131,8 @@ def mixture_weights(
     """Compute the mixture's weights for logits (B,V) or (V,).
 
     Returns probs (B,K), indices (B,K) and the entropy (B,) in nats of the full softmax
-    at temperature 1, before top-k. Raises ValueError for an empty vocabulary and for a
-    row with NaN, +inf or nothing finite.
+    at config.entropy_temperature, before top-k. Raises ValueError for an empty
+    vocabulary and for a row with NaN, +inf or nothing finite.
     """
     config = resolve_config(config, weight_rule)
     shaped = is_float_tensor(logits) and logits.ndim in (1, 2) and logits.shape[-1]
@@ -167,12 +189,15 @@ def norm_bounds(embed: Tensor, norm: str, used: int | None = None) -> Bounds:
 
     "all": every row of embed (V,D). "used": the first `used` rows, those the tokenizer
     can name (models pad their vocabulary). "central": 1st and 99th percentile of all.
+    "original": 0 and 1.5 times the mean of all, as the original code has it.
     """
     if norm == "none":
         return None
     norms = at_least_float32(embed).norm(dim=-1)
     if norm == "used":
         norms = norms[:used]
+    if norm == "original":
+        return norms.new_zeros(()), 1.5 * norms.mean()
     if norm == "central":
         norms = norms.sort().values
         last = len(norms) - 1

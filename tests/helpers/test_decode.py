@@ -181,6 +181,23 @@ def test_early_stop_stops_where_it_should(lm, quantile, run):
         assert trace.tokens[row] == free.tokens[row][:expected]
 
 
+def test_the_original_settings_stop_as_the_original_code_does(lm):
+    """Entropy of softmax(z / 0.8), two steps in a row below 1 nat; by hand here."""
+    free = MixtureConfig.original(stop_entropy=None)
+    stopped, below = MixtureConfig.original(stop_entropy=2.0), []
+    trace = generate_concepts(lm, IDS, 16, stopped, stop_at_eos=False)
+    for row, ids in enumerate(IDS):
+        chain, _, nats = by_hand(lm, ids, 16, free)
+        cold = [a < 2 and b < 2 for a, b in zip(nats, nats[1:])]
+        length = cold.index(True) + 2 if True in cold else 16
+        assert trace.lengths[row] == length and trace.tokens[row] == chain[:length]
+        below.append(length < 16)
+        with torch.no_grad():
+            logits = lm.model(input_ids=torch.tensor([ids])).logits[:, -1]
+        warm = torch.distributions.Categorical(logits=logits / 0.8).entropy()
+        assert nats[0] == pytest.approx(warm.item(), abs=1e-4)
+
+
 def test_a_stopped_batch_is_not_computed_to_the_end(tiny, monkeypatch):
     calls, real = [], CachedForward.__call__
     monkeypatch.setattr(
@@ -251,6 +268,8 @@ def watched(lm, ids, config, rule=SHARPENED, steps=4):
         MixtureConfig(mode="discrete"),
         MixtureConfig(mode="gated", stop_entropy=1.0),
         MixtureConfig(norm="central"),
+        MixtureConfig.original(),
+        MixtureConfig.original(mode="gated"),
     ],
 )
 def test_a_step_never_waits_for_the_device_nor_uses_float64(lm, ids, config):
@@ -334,6 +353,12 @@ def test_compiled_steps_give_the_same_tokens(family):
         assert torch.allclose(fast.vectors, eager.vectors, atol=1e-4)
     graphs = [key for key in lm._cache if key[0] == "compiled"]
     assert len(graphs) == 1  # for all three
+    coded = MixtureConfig.original()
+    eager, fast = (
+        generate_concepts(lm, IDS[0:1], 12, coded, compile=c) for c in (False, True)
+    )
+    assert fast.tokens == eager.tokens
+    assert torch.allclose(fast.entropy, eager.entropy, atol=1e-4)
 
 
 class Products(TorchDispatchMode):

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,24 @@ def test_entropy_is_that_of_the_full_softmax(case):
     assert torch.allclose(found.double(), exact, atol=1e-4)
     assert (found >= -1e-6).all()
     assert (found <= math.log(logits.shape[1]) + 1e-5).all()
+
+
+@given(cases(), TEMPERATURES)
+def test_entropy_may_be_taken_at_a_temperature_of_its_own(case, temperature):
+    logits, config = case
+    other = replace(config, entropy_temperature=temperature)
+    weights, plain = mixture_weights(logits, other), mixture_weights(logits, config)
+    assert torch.equal(weights.probs, plain.probs)  # the mixture is the same
+    assert torch.equal(weights.indices, plain.indices)
+    assert torch.equal(plain.entropy, logits_entropy(logits))
+    assert (weights.entropy >= -1e-6).all()
+    assert (weights.entropy <= math.log(logits.shape[1]) + 1e-5).all()
+    if 0.05 < temperature < 20:
+        exact = logits.double() / temperature
+        exact = exact - exact.amax(-1, keepdim=True)
+        assert torch.allclose(
+            weights.entropy.double(), logits_entropy(exact), atol=1e-4
+        )
 
 
 @given(cases(), st.integers(0, 2**31))
@@ -151,6 +170,20 @@ def test_one_row_of_logits_needs_no_batch():
     assert all(torch.equal(a, b[0]) for a, b in zip(alone, batch))
 
 
+@given(st.integers(0, 2**31), st.floats(0.01, 10))
+def test_the_original_norm_rule_has_no_lower_bound(seed, size):
+    """Its whole rule: no longer than 1.5 times the mean row; the direction stays."""
+    draw = torch.Generator().manual_seed(seed)
+    embed = torch.randn(40, 9, generator=draw)
+    x = torch.randn(6, 9, generator=draw) * size
+    clipped = clip_norm(x, norm_bounds(embed, "original"))
+    most = 1.5 * embed.norm(dim=-1).mean()
+    long = x.norm(dim=-1) > most * (1 + 1e-5)
+    assert torch.equal(clipped[~long], x[~long])
+    assert torch.allclose(clipped[long].norm(dim=-1), most.expand(int(long.sum())))
+    assert torch.allclose(F.cosine_similarity(x, clipped), torch.ones(6), atol=1e-5)
+
+
 @given(st.floats(0.1, 3), st.floats(0.01, 10))
 def test_clip_norm_moves_only_what_is_outside(low, size):
     bounds = torch.tensor(low), torch.tensor(low + 1.0)
@@ -174,6 +207,7 @@ def test_norm_bounds_and_every_row_lies_within_them():
     inner = norm_bounds(embed, "central")
     share = ((norms >= inner[0]) & (norms <= inner[1])).float().mean().item()
     assert 0.975 <= share <= 0.985
+    assert norm_bounds(embed, "original") == (0, 1.5 * norms.mean())
     assert norm_bounds(embed, "none") is None
     assert torch.equal(clip_norm(embed, None), embed)
     assert torch.equal(clip_norm(torch.zeros(1, 8), (low, high)), torch.zeros(1, 8))
@@ -241,6 +275,11 @@ def test_presets():
     assert methods.norm == "all" and appendix.norm == "none"
     assert methods.mode == "continuous" and methods.stop_entropy is None
     assert MixtureConfig.raw(top_k=9).top_k == 9
+    coded = MixtureConfig.original()
+    assert (coded.top_k, coded.temperature, coded.alpha) == (50, 0.8, 1.5)
+    assert (coded.norm, coded.stop_entropy, coded.stop_run) == ("original", 1.0, 2)
+    assert coded.entropy_temperature == 0.8 and methods.entropy_temperature == 1
+    assert MixtureConfig.original(stop_entropy=None).stop_entropy is None
 
 
 @pytest.mark.parametrize(
@@ -265,6 +304,8 @@ def test_presets():
         ("gate_entropy", math.nan),
         ("stop_entropy", -1),
         ("stop_entropy", "low"),
+        ("entropy_temperature", 0),
+        ("entropy_temperature", math.nan),
         ("stop_run", 0),
         ("stop_run", 1.5),
     ],
