@@ -24,7 +24,7 @@ decides nothing; only value_between, count, monotone and matches look at the poi
     count(x, n)             x was measured on at least n items
     monotone(x, up|down)    over the doses x@d, no step goes back by more than margin
     matches(x)              |x - paper_value of this cell| <= tolerance
-    cited                   literature: what the write-up says = what the source says
+    cited                   literature: two readings by hand (compared_by_hand)
 
 One cell (a model, a frame, a support ...) is judged at a time:
 
@@ -46,6 +46,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "artefact", "not tested")
+BY_HAND = ("by hand: agrees", "by hand: differs", "by hand: contested")
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,16 @@ def _doses(part: str, cell: Mapping[str, Part]) -> list[tuple[str, Part]]:
     if not doses or any(dose.reason for _, dose in doses):
         raise LookupError(f"not measured: {part}@dose")
     return sorted(doses, key=lambda dose: float(dose[0].split("@")[1]))
+
+
+def compared_by_hand(spec: Mapping[str, str]) -> str:
+    """What a literature row comes to: two readings typed by hand, no measurement.
+
+    Contested where the sources disagree, which the row's ceiling then says.
+    """
+    if spec["ceiling"] == "contested":
+        return BY_HAND[2]
+    return BY_HAND[spec["paper_value"] != spec["ceiling"]]
 
 
 def cell_verdict(results: Iterable[ClauseResult]) -> str:

@@ -10,6 +10,11 @@ A sentence takes no side: it holds whatever the verdict turns out to be. In it
     {part:word}     of the cells whose name holds the word
     {part%}         as a percentage; {part.points} too, without the sign
     {part.n}        the number of items
+    {part.interval} the value and its 95 % interval, "0.3 [0.2, 0.4]"; over cells the
+                    widest: from the lowest bound to the highest. An exact number has
+                    none. Also {part%.interval} and {part.points.interval}
+
+A number that a sentence tells as an effect is told with its interval.
 """
 
 import csv
@@ -18,7 +23,7 @@ import re
 
 from harness import files
 
-SLOT = r"\{(\w+)(?::(\w+))?(%|\.points|\.n)?\}"
+SLOT = r"\{(\w+)(?::(\w+))?(%|\.points|\.n)?(\.interval)?\}"
 
 
 @functools.cache
@@ -40,25 +45,35 @@ def summary_sentence(claim: str, rows: list[dict]) -> str:
     """
     text = summary_templates().get(claim, "")
     own = [row for row in rows if row["claim"] == claim and not row["reason"]]
-    if not all(_values(own, *slot) for slot in re.findall(SLOT, text)):
+    slots = re.findall(SLOT, text)
+    if not all(_rows_of(own, part, word) for part, word, *_ in slots):
         return ""
 
     def fill(slot: re.Match) -> str:
-        return _format_range(_values(own, *slot.groups("")), slot[3] or "")
+        part, word, kind, interval = slot.groups("")
+        kept = _rows_of(own, part, word)
+        said = _format_range([r["n" if kind == ".n" else "value"] for r in kept], kind)
+        return said + (_format_interval(kept, kind) if interval else "")
 
     return re.sub(SLOT, fill, text)
 
 
-def _values(rows: list[dict], part: str, word: str, kind: str) -> list[float]:
-    column = "n" if kind == ".n" else "value"
-    kept = (r for r in rows if r["part"] == part and word in r["cell"])
-    return [float(row[column]) for row in kept]
+def _rows_of(rows: list[dict], part: str, word: str) -> list[dict]:
+    return [row for row in rows if row["part"] == part and word in row["cell"]]
 
 
 def _format_range(values: list[float], kind: str) -> str:
     low, high = (_format_number(x, kind) for x in (min(values), max(values)))
     sign = "\u00a0%" if kind == "%" else ""  # a space that does not break
     return (low if low == high else f"{low} to {high}") + sign
+
+
+def _format_interval(rows: list[dict], kind: str) -> str:
+    """' [low, high]', lowest bound and highest; "" where all are exact."""
+    if all(row["low"] == row["high"] for row in rows):
+        return ""
+    bounds = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    return " [{}, {}]".format(*(_format_number(x, kind) for x in bounds))
 
 
 def _format_number(x: float, kind: str) -> str:

@@ -16,7 +16,8 @@ from harness import files, outputs, safe_text, summaries, wording
 from harness.claims import NUMBERS, claim_row, claims, read_rows
 from harness.judge import NOT_MEASURED, judge
 
-KEPT = ("section", "notebook", "kind", "paper_value", "statement")  # of claims.csv
+# of claims.csv
+KEPT = ("section", "notebook", "kind", "status", "paper_value", "statement")
 
 
 def verdict_frame(
@@ -77,7 +78,7 @@ def find_rows(notebook: str, set_name: str, run_dir: str = "") -> Path | None:
 def display_verdict(rows: list[dict], set_name: str, *claim_ids: str) -> None:
     """Display verdict and finding of claims, from the rows measured so far."""
     lines = [
-        f"<p><b>{row.id}, {row.verdict}:</b> "
+        f"<p><b>{row.id}, {wording.verdict_words(row.id, row.verdict)}:</b> "
         f"{escape(row.found or row.reason.removeprefix('not tested '))}</p>"
         for row in verdict_frame(rows, set_name, claim_ids).itertuples()
     ]
@@ -91,11 +92,16 @@ def display_table(notebook: str, set_name: str, run_dir: str = "") -> None:
     """
     frame = gather(set_name, run_dir)
     frame = frame[frame["notebook"] == notebook]
+    frame = frame.assign(verdict=frame.apply(_verdict_words, axis=1))
     print("\n".join(f"{row.id}  {row.verdict}" for row in frame.itertuples()))
     with pd.option_context("display.max_colwidth", None):
-        columns = ["id", "statement", "verdict", "found", "reason"]
+        columns = ["id", "statement", "status", "verdict", "found", "reason"]
         html = frame[columns].to_html(index=False, escape=True)
     _display_html(html, outputs.claims_metadata(frame["id"], recorded=True))
+
+
+def _verdict_words(row: pd.Series) -> str:
+    return wording.verdict_words(row["id"], row["verdict"])
 
 
 def _display_html(html: str, metadata: dict) -> None:

@@ -1,5 +1,6 @@
 """Put a judged claim into words: for verdicts.csv, notebooks, documents and the site.
 
+verdict_words      a verdict as tables show it, with the kind of evidence if special
 reason_text        why a verdict is what it is, as one line
 reason_groups      the same, as sentences under the cell that they speak of
 clause_sentence    one clause with its numbers
@@ -23,6 +24,12 @@ VERBS = {  # check -> how yes, no and undecided read, between the part and the t
     "matches": ("matches", "does not match", ""),
 }
 ONE_BY_ONE = 2  # cells of a claim; more are summed up, clause by clause
+
+
+def verdict_words(claim: str, verdict: str) -> str:
+    """A verdict as tables show it: "artefact, by arithmetic" where no model decided."""
+    arithmetic = claim_row(claim)["kind"] == "arithmetic" and verdict != "not tested"
+    return f"{verdict}, by arithmetic" if arithmetic else verdict
 
 
 def reason_text(judged: Judged) -> str:
@@ -128,10 +135,20 @@ def _clause_ranges(cells: tuple[CellResult, ...], margin: str) -> list[str]:
             )
             sentences.append(
                 f"{name} ({min(values):.4g} to {max(values):.4g}) "
-                f"{VERBS[clause.check][0]} {', '.join(other) or 'the paper'} in "
-                f"{sum(r.yes is True for r in results)} of {len(results)}"
+                f"{VERBS[clause.check][0]} {', '.join(other) or 'the paper'}: "
+                f"{_answer_counts(results)}"
             )
     return sentences
+
+
+def _answer_counts(results: list[ClauseResult]) -> str:
+    """'yes in 1, no in 2, undecided in 1 of 4': a wide interval is no answer."""
+    counts = {
+        word: sum(r.yes is answer for r in results)
+        for word, answer in (("yes", True), ("no", False), ("undecided", None))
+    }
+    said = ", ".join(f"{word} in {n}" for word, n in counts.items() if n)
+    return f"{said} of {len(results)}"
 
 
 def _untested_cells(cells: tuple[CellResult, ...]) -> list[str]:

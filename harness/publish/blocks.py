@@ -14,11 +14,16 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness import claims, clauses, figures, files, judge
+from harness import claims, clauses, figures, files, judge, wording
 
 SETS = ("mini", "paper")  # the columns of the verdict table
-HEADLINES = ("R1", "R5", "I1", "I2", "N3", "N6")  # the claims that README opens with
+HEADLINES = ("R1", "I0", "I1", "I2", "N3", "N6")  # the claims that README opens with
 NOT_MEASURED = "Not measured yet."
+STATUS = {  # of a claim -> how a tally speaks of those that it has
+    "asserted": "asserted",
+    "implied": "that its method implies",
+    "ours": "of our own",
+}
 
 
 def fill_blocks(text: str, up: str = "") -> str:
@@ -72,15 +77,27 @@ def measured_rows(set_name: str = "mini") -> list[dict]:
     return [row for row in rows if row["kind"] != "literature"]
 
 
+def tally(rows: list[dict]) -> str:
+    """How the claims that the write-up asserts come out; the others by number alone."""
+    counted = {status: [r for r in rows if r["status"] == status] for status in STATUS}
+    asserted = counted.pop("asserted")
+    counts = {v: sum(r["verdict"] == v for r in asserted) for v in clauses.VERDICTS}
+    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+    others = " and ".join(f"{len(own)} {STATUS[s]}" for s, own in counted.items())
+    return (
+        f"Of {len(asserted)} claims that the write-up asserts and that can be "
+        f"measured: {said}. Not counted: {others}."
+    )
+
+
 def headline(up: str = "") -> str:
     """How many claims hold on mini, and the results that matter most, with numbers."""
     rows = measured_rows()
-    counts = {v: sum(r["verdict"] == v for r in rows) for v in clauses.VERDICTS}
-    counted = ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
-    lines = [f"Of {len(rows)} claims that can be measured: {counted}.", ""]
+    lines = [tally(rows), ""]
     for row in (r for r in rows if r["id"] in HEADLINES):
         link = f"{up}docs/results.md#{row['id'].lower()}"
-        lines.append(f"- **{row['verdict']}** ([{row['id']}]({link})): {_finding(row)}")
+        words = wording.verdict_words(row["id"], row["verdict"])
+        lines.append(f"- **{words}** ([{row['id']}]({link})): {_finding(row)}")
     return "\n".join(lines) if rows else NOT_MEASURED
 
 
@@ -91,32 +108,28 @@ def _finding(row: dict) -> str:
 
 def found(up: str = "") -> str:
     """What was found on mini: by verdict, each claim and the numbers that answer it."""
-    rows, lines = measured_rows(), []
+    rows = measured_rows()
+    lines = [tally(rows)] if rows else []
     for verdict in clauses.VERDICTS:
         named = [row for row in rows if row["verdict"] == verdict]
         if named:
-            lines += [
-                "",
-                f"**{verdict.capitalize()}, {len(named)} of {len(rows)}.**",
-                "",
-            ]
+            lines += ["", f"**{verdict.capitalize()}.**", ""]
         for row in named:
             anchor = f'<a id="{row["id"].lower()}"></a>'
-            lines.append(f"- {anchor}{row['id']}: {_finding(row)}")
-    return "\n".join(lines).strip() or NOT_MEASURED
+            status = "" if row["status"] == "asserted" else f", {row['status']}"
+            lines.append(f"- {anchor}{row['id']}{status}: {_finding(row)}")
+    return "\n".join(lines) or NOT_MEASURED
 
 
 def verdicts(up: str = "") -> str:
     """The verdict table, a column a set, with mini's number and where it comes from."""
     kept, shown = {name: verdict_rows(name) for name in SETS}, figures.by_claim("mini")
-    columns = ["claim", "the write-up says", *SETS, "number on mini", "evidence"]
+    columns = ["claim", "statement", "status", *SETS, "number on mini", "evidence"]
     rows = []
     for claim, spec in claims.claims().items():
         if spec["kind"] == "literature":
             continue
-        words = [
-            kept[name].get(claim, {}).get("verdict", "not tested") for name in SETS
-        ]
+        words = [verdict_cell(claim, kept, name) for name in SETS]
         notebook = f"[{claim}]({up}notebooks/{spec['notebook']}.ipynb)"
         files_of = {name: f"{name}.png" for name in shown.get(claim, [])}
         files_of = files_of or {"measured rows": f"{spec['notebook']}.measured.csv"}
@@ -124,8 +137,21 @@ def verdicts(up: str = "") -> str:
             f"[{name}]({up}figures/mini/{file})" for name, file in files_of.items()
         )
         number = format_number(kept["mini"].get(claim, {}))
-        rows.append([notebook, plain(spec["statement"]), *words, number, evidence])
+        said = plain(spec["statement"]), spec["status"]
+        rows.append([notebook, *said, *words, number, evidence])
     return markdown_table(columns, rows)
+
+
+def verdict_cell(claim: str, kept: dict[str, dict[str, dict]], set_name: str) -> str:
+    """A claim's verdict on a set, from the kept verdicts {set: {claim: row}}.
+
+    What arithmetic over the original's published numbers decides, no model can change:
+    computed with mini's run, it stands for a set that has not run as well.
+    """
+    row = kept[set_name].get(claim)
+    if row is None and claims.claim_row(claim)["kind"] == "arithmetic":
+        row = kept["mini"].get(claim)
+    return wording.verdict_words(claim, row["verdict"] if row else "not tested")
 
 
 def format_number(row: dict) -> str:
@@ -143,13 +169,14 @@ def format_number(row: dict) -> str:
 def reasons(up: str = "") -> str:
     """Why each verdict on mini is what it is."""
     return "\n".join(
-        f"- **{row['id']} {row['verdict']}**: {plain(row['reason'])}"
+        f"- **{row['id']} {wording.verdict_words(row['id'], row['verdict'])}**: "
+        f"{plain(row['reason'])}"
         for row in measured_rows()
     )
 
 
 def citations(up: str = "") -> str:
-    """The write-up's method and citation claims against the sources."""
+    """The write-up's method and citation claims against the sources, by hand."""
     columns = ["claim", "the write-up says", "the source says", "verdict"]
     rows = []
     for claim, spec in claims.claims().items():

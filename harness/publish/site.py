@@ -30,6 +30,11 @@ from harness.publish.notebook_html import (
 PAGE = Path(__file__).parent / "page"
 MARK = ".made-by-make-site"
 NUMBERS = ("value", "low", "high")
+STATUS = {  # the column of claims.csv, in words
+    "asserted": "The write-up asserts it.",
+    "implied": "The write-up's method implies it.",
+    "ours": "A question of our own, not a claim of the write-up.",
+}
 
 
 def build(set_name: str = "mini", out: str | Path = files.ROOT / "site") -> Path:
@@ -162,6 +167,7 @@ def write_site(
         undefined=jinja2.StrictUndefined,
     )
     env.filters["number"] = format_number
+    env.filters["css"] = lambda verdict: verdict.replace(":", "").replace(" ", "-")
     common = {
         "set_name": set_name,
         "books": books,
@@ -169,6 +175,7 @@ def write_site(
         "pictures": pictures,
         "models": model_lines(kept, books),
         "verdicts": clauses.VERDICTS,
+        "meanings": STATUS,
     }
     pages = {"index.html", "claims.html", *(book.page for book in books)}
 
@@ -203,6 +210,7 @@ def claim_entries(
         rows = read_table(files.figures_dir(set_name) / name)
         own = [p for p in pictures.values() if claim in p.claims]
         more = {
+            "words": wording.verdict_words(claim, row["verdict"]),
             "found": row.get("found", ""),
             "reasons": [("", [row["reason"]])],
             "test": specs.get(claim, {}),

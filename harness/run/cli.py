@@ -185,7 +185,7 @@ def print_verdicts(
 
     failed: notebook -> why it could not be run.
     """
-    from harness import tables
+    from harness import tables, wording
 
     folders = files.run_dir(set_name), files.figures_dir(set_name)
     has_rows = any(any(folder.glob("*.measured.csv")) for folder in folders)
@@ -200,7 +200,8 @@ def print_verdicts(
     width = max(60, shutil.get_terminal_size((160, 24)).columns)
     print(f"\nverdicts on {set_name}")
     for row in frame.itertuples():
-        line = f"{row.id:<3} {row.verdict:<15} {row.reason}"
+        verdict = wording.verdict_words(row.id, row.verdict)
+        line = f"{row.id:<3} {row.status:<8} {verdict:<23} {row.reason}"
         print(safe_text.escape_invisible(line)[:width].rstrip())
 
 

@@ -101,7 +101,7 @@ def built(tmp_path_factory):
         estimate = stats.Estimate(0.93, 0.91, 0.95, 62, 0)
         rows = [
             claims.measured("R1", part, estimate, cell="m")
-            for part in ("score", "gain")
+            for part in ("score", "gain", "gain_flat")
         ]
         rows.append(claims.not_tested("R2", f"a model said {HOSTILE}"))
         claims.write_rows(rows, "mine", "02_translation")

@@ -3,9 +3,10 @@
 import csv
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments.stats import Estimate
 from harness import claims, files, summaries, tables
 
 
@@ -45,14 +46,33 @@ def test_the_published_sentences_are_those_of_the_published_rows():
                 assert row["found"] == summaries.summary_sentence(row["id"], kept)
 
 
-def test_a_range_over_cells_one_number_where_they_agree():
+@pytest.fixture
+def one_scale(monkeypatch):
+    text = {"R6": "{write} and {read}"}
+    monkeypatch.setattr(summaries, "summary_templates", lambda: text)
+
+
+def test_a_range_over_cells_one_number_where_they_agree(one_scale):
     own = rows("R6", "write", 0.9659, 0.965) + rows("R6", "read", 0.77, 0.94)
-    assert summaries.summary_sentence("R6", own).endswith(
-        "writing scores 0.96 to 0.97 and reading 0.77 to 0.94."
-    )
+    assert summaries.summary_sentence("R6", own) == "0.96 to 0.97 and 0.77 to 0.94"
     own = rows("R6", "write", 0.5) + rows("R6", "read", -0.0301)
-    assert summaries.summary_sentence("R6", own).endswith(
-        "scores 0.5 and reading −0.03."
+    assert summaries.summary_sentence("R6", own) == "0.5 and −0.03"
+
+
+def test_an_interval_is_the_widest_of_the_cells(monkeypatch):
+    text = "{x.interval}; {x%.interval}; {x.points.interval}; {x:one.interval}; "
+    text += "{y.interval}"
+    monkeypatch.setattr(summaries, "summary_templates", lambda: {"R6": text})
+    spread = [
+        ("one", Estimate(0.3, 0.1, 0.4, 60, 0)),
+        ("two", Estimate(0.2, -0.15, 0.3, 60, 0)),
+    ]
+    own = [claims.measured("R6", "x", estimate, cell=cell) for cell, estimate in spread]
+    own += rows("R6", "y", 0.25)  # exact: no interval
+    said = summaries.summary_sentence("R6", own).replace("\u00a0", " ")
+    assert said == (
+        "0.2 to 0.3 [−0.15, 0.4]; 20 to 30 % [−15, 40]; 20 to 30 [−15, 40]; "
+        "0.3 [0.1, 0.4]; 0.25"
     )
 
 
@@ -68,7 +88,7 @@ def test_cells_by_name_percentages_points_and_counts(monkeypatch):
     assert said == "100 %, 3.1 %, 3.1 to 100, 1,240"
 
 
-def test_without_a_number_nothing_is_said():
+def test_without_a_number_nothing_is_said(one_scale):
     assert summaries.summary_sentence("R6", rows("R6", "write", 0.9)) == ""
     assert (
         summaries.summary_sentence("G6", [])
@@ -79,8 +99,9 @@ def test_without_a_number_nothing_is_said():
     assert summaries.summary_sentence("R6", rows("R6", "write", 0.9) + skipped) == ""
 
 
-@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
-def test_a_number_that_moves_moves_the_sentence(a, b):
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(a=st.floats(-1e6, 1e6), b=st.floats(-1e6, 1e6))
+def test_a_number_that_moves_moves_the_sentence(one_scale, a, b):
     said = [
         summaries.summary_sentence(
             "R6", rows("R6", "write", 0.5) + rows("R6", "read", x)
@@ -92,9 +113,11 @@ def test_a_number_that_moves_moves_the_sentence(a, b):
 
 
 @pytest.mark.parametrize("verdict_of", [0.05, 0.5])
-def test_verdict_tables_carry_the_sentence(verdict_of):
+def test_verdict_tables_carry_the_sentence(verdict_of, monkeypatch):
+    text = {"R1": "{score%}, top {score_top%}: {gain}"}
+    monkeypatch.setattr(summaries, "summary_templates", lambda: text)
     own = rows("R1", "score", verdict_of) + rows("R1", "gain", 0.0)
-    own += rows("R1", "score_top", 0.8)
+    own += rows("R1", "score_top", 0.8) + rows("R1", "gain_flat", 0.0)
     frame = tables.verdict_frame(own, "mini", ["R1"])
     assert frame.found[0] == summaries.summary_sentence("R1", own) != ""
     assert tables.verdict_frame([], "mini", ["R1"]).found[0] == ""
