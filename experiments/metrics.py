@@ -2,6 +2,7 @@
 
 entropy, kl_divergence, js_divergence   nats, over the last dimension (float64, CPU)
 entropy_bits, kl_bits, js_bits          the same in bits
+with_entropy                            a distribution made as flat as another
 distinct_n, loops                       repetition in a sequence of ids
 rouge_l, token_agreement                likeness of two sequences of ids
 nearest_rows                            the embedding nearest to a vector
@@ -52,6 +53,23 @@ def kl_bits(p: Tensor, q: Tensor) -> Tensor:
 def js_bits(p: Tensor, q: Tensor) -> Tensor:
     """Jensen-Shannon divergence in bits, between 0 and 1."""
     return js_divergence(p, q) / math.log(2)
+
+
+def with_entropy(p: Tensor, target: Tensor, rounds: int = 50) -> Tensor:
+    """Flatten (or sharpen) p (...,V) to an entropy of `target` (...) nats.
+
+    p is raised to a power between 2^-8 and 2^8, found by bisection, and renormalised:
+    the ranking stays, nothing else comes in. Out of reach, the nearest end is taken.
+    """
+    log_p = _probs(p).clamp_min(1e-300).log()
+    target = torch.as_tensor(target).to("cpu", torch.float64).expand(log_p.shape[:-1])
+    low, high = torch.full_like(target, -8.0), torch.full_like(target, 8.0)
+    for _ in range(rounds):
+        power = (low + high) / 2
+        too_flat = entropy((log_p * 2 ** power[..., None]).softmax(-1)) > target
+        low = torch.where(too_flat, power, low)
+        high = torch.where(too_flat, high, power)
+    return (log_p * 2 ** ((low + high) / 2)[..., None]).softmax(-1)
 
 
 def _probs(p: Tensor) -> Tensor:

@@ -6,6 +6,7 @@
     ratio               a ratio of sums
     normalised_score    a mean between the mean of a floor (0) and of a ceiling (1)
     spearman            rank correlation of two measurements
+    clustered           any of these, drawing whole groups but counting items
 
 Resampling is scipy.stats.bootstrap's, the percentile method. With `groups` (N labels)
 whole groups are drawn, each as its sums, and n counts groups.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.stats
@@ -46,13 +47,12 @@ def bootstrap(
 ) -> Estimate:
     """Estimate a statistic of values (N,), by default the mean.
 
-    statistic: a function that reduces (..., N) over its last axis. ValueError where
-    groups are given with one: groups are drawn as sums, which give means only.
+    statistic: a function that reduces (..., N) over its last axis.
     """
     column = _column(values, "values")
+    if groups is not None and statistic is not None:
+        return _grouped_statistic(column, statistic, resamples, seed, groups)
     if groups is not None:
-        if statistic is not None:
-            raise ValueError("groups: expected no statistic, only means go by group")
         return ratio(column, np.ones_like(column), resamples, seed, groups)
 
     def reduced(x, axis):
@@ -119,6 +119,30 @@ def spearman(
         raise ValueError("a or b is constant: there is no rank correlation")
     moments = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y])
     return _resample(_group_sums(moments, groups), _correlation, resamples, seed)
+
+
+def clustered(estimate: Callable, groups: Sequence, *columns, **options) -> Estimate:
+    """Estimate with whole groups drawn, such as templates; n counts items (N,).
+
+    estimate: one of the functions above; options: its other arguments.
+    """
+    return replace(estimate(*columns, groups=groups, **options), n=len(groups))
+
+
+def _grouped_statistic(
+    column: np.ndarray, statistic: Callable, resamples: int, seed: int, groups: Sequence
+) -> Estimate:
+    """Estimate a statistic of all items of the groups drawn; n counts groups."""
+    labels, kinds = np.asarray(groups), np.unique(np.asarray(groups))
+    parts = [column[labels == kind] for kind in kinds]
+
+    def of_groups(drawn, axis):
+        def of_one(row):
+            return statistic(np.concatenate([parts[int(i)] for i in row]))
+
+        return np.apply_along_axis(of_one, axis, drawn)
+
+    return _resample(np.arange(len(parts))[None], of_groups, resamples, seed)
 
 
 def _resample(

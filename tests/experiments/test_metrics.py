@@ -39,6 +39,22 @@ def test_js_is_symmetric_bounded_and_zero_only_for_equals(p, q):
     assert metrics.kl_divergence(p, q).item() >= 0
 
 
+@given(st.integers(0, 10**6), st.floats(0.05, 0.95))
+@settings(max_examples=20, deadline=None)
+def test_a_distribution_is_made_as_flat_as_asked_and_keeps_its_ranking(seed, share):
+    scores = torch.rand(2, 8, generator=torch.Generator().manual_seed(seed)).double()
+    p, target = (8 * scores).softmax(-1), share * math.log(8)
+    flat = metrics.with_entropy(p, target)
+    assert torch.allclose(metrics.entropy(flat), torch.tensor(target).double())
+    assert bool((flat.gather(-1, p.argsort()).diff() >= 0).all())
+
+
+def test_the_same_entropy_is_the_same_distribution():
+    p = torch.tensor([0.6, 0.3, 0.1, 0.0]).double()
+    assert torch.allclose(metrics.with_entropy(p, metrics.entropy(p)), p)
+    assert metrics.with_entropy(p, 9.0).max() < 0.7  # out of reach: no error
+
+
 def test_repetition_and_likeness():
     assert metrics.distinct_n([1, 2, 3, 4], 2) == 1.0
     assert metrics.distinct_n([1, 1, 1, 1], 2) == pytest.approx(1 / 3)

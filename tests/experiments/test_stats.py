@@ -70,6 +70,10 @@ def test_whole_groups_are_drawn_whatever_their_sizes():
     assert (e.value, e.low, e.high, e.n) == (0.25, 0.0, 1.0, 2)
     e = stats.ratio(values, [1.0] * 40, groups=groups)
     assert (e.value, e.low, e.high, e.n) == (0.25, 0.0, 1.0, 2)
+    e = stats.bootstrap([1, 2, 9, 4, 5], np.median, groups=list("aaabb"))
+    assert (e.value, e.low, e.high, e.n) == (4, 2, 4.5, 2)
+    e = stats.clustered(stats.paired_difference, groups, values, [0.0] * 40, seed=3)
+    assert (e.value, e.low, e.high, e.n, e.seed) == (0.25, 0.0, 1.0, 40, 3)
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, math.nan], [[1.0]], [math.inf]])
@@ -83,8 +87,6 @@ def test_bad_pairs_and_groups_are_refused():
         stats.paired_difference([1, 2], [1])
     with pytest.raises(ValueError, match="groups"):
         stats.bootstrap([1, 2], groups=["a"])
-    with pytest.raises(ValueError, match="only means"):
-        stats.bootstrap([1, 2], np.median, groups=[0, 1])
     with pytest.raises(ValueError, match="sums to 0"):
         stats.ratio([1, 2], [0, 0])
 
