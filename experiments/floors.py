@@ -1,9 +1,10 @@
 """Floors: what a mixture is compared with when its content is taken away.
 
-    random_like      random vectors with the norms of given ones
-    shuffled         the kept tokens under each other's weights
-    random_weights   the kept tokens under random weights
-    random_tokens    random tokens under the real weights
+    random_like          random vectors with the norms of given ones
+    replace_runners_up   mixtures with other tokens behind the top one
+    shuffled             the kept tokens under each other's weights
+    random_weights       the kept tokens under random weights
+    random_tokens        random tokens under the real weights
 
 The last three are weight rules, for `generate_concepts(..., weight_rule=rule)`.
 """
@@ -14,11 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helpers.mixture import WeightRule, at_least_float32
+from helpers.mixture import WeightRule, at_least_float32, mix
 from helpers.weight_rules import random_rule, sort_weights
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+    from helpers.models import LM
 
 
 def random_like(vectors: Tensor, generator: Generator) -> Tensor:
@@ -29,6 +32,23 @@ def random_like(vectors: Tensor, generator: Generator) -> Tensor:
     noise = torch.randn(vectors.shape, generator=generator).to(vectors.device)
     norms = at_least_float32(vectors).norm(dim=-1, keepdim=True)
     return (noise / noise.norm(dim=-1, keepdim=True) * norms).to(vectors.dtype)
+
+
+def replace_runners_up(
+    lm: LM, probs: Tensor, indices: Tensor, vectors: Tensor, generator: Generator
+) -> Tensor:
+    """Mix the same weights and top tokens with random other tokens behind them.
+
+    probs, indices (N,K); vectors (N,D), whose norms are kept. None of the tokens in
+    indices is among the new ones. generator: on the CPU. -> (N,D)
+    """
+    free = torch.rand(len(indices), lm.used, generator=generator).to(indices.device)
+    free = free.scatter(-1, indices.clamp_max(lm.used - 1), -1.0)
+    others = free.topk(min(indices.shape[-1], lm.used), dim=-1).indices
+    new = torch.cat([indices[:, :1], others[:, : indices.shape[-1] - 1]], dim=-1)
+    mixed = mix(probs[:, : new.shape[-1]], new, lm.embed)
+    norms = vectors.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
+    return mixed * norms
 
 
 def shuffled(seed: int = 0) -> WeightRule:

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.floors import random_like
+from experiments.floors import random_like, replace_runners_up
 from experiments.metrics import js_bits
 from experiments.stats import Estimate, bootstrap, ratio
-from experiments.translation.stimuli import BATCH, replace_runners_up
+from experiments.translation.stimuli import BATCH
 from helpers.batching import next_logits, prompt_embeds
 from helpers.decode import generate_concepts
 

@@ -5,7 +5,6 @@
     choose_stimuli            items whose answers a model has written as concept tokens
     conditions                the concept tokens beside their ceilings and floors
     mismatched_indices        for each entry another one that differs
-    replace_runners_up        the same weights and top token, other tokens behind it
     reference_answers         the phrases that count as a content read back
 
 Contents are the top tokens' texts; every draw is seeded.
@@ -19,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.floors import random_like
+from experiments.floors import random_like, replace_runners_up
 from experiments.prompts import SUITES, Item
 from experiments.scoring import acceptable_answers, normalise_words
 from helpers.decode import generate_concepts
-from helpers.mixture import MixtureConfig, mix
+from helpers.mixture import MixtureConfig
 from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
@@ -156,23 +155,6 @@ def mismatched_indices(keys: list, seed: int = 0) -> list[int]:
     place = {b: n for n, b in enumerate(order)}
     around = [order[place[b] + 1 :] + order[: place[b]] for b in range(len(keys))]
     return [next(j for j in row if keys[j] != keys[b]) for b, row in enumerate(around)]
-
-
-def replace_runners_up(
-    lm: LM, probs: Tensor, indices: Tensor, vectors: Tensor, draw: torch.Generator
-) -> Tensor:
-    """Mix the same weights and top tokens with random other tokens behind them.
-
-    probs, indices (N,K); vectors (N,D), whose norms are kept. None of the tokens in
-    indices is among the new ones. -> (N,D)
-    """
-    free = torch.rand(len(indices), lm.used, generator=draw).to(indices.device)
-    free = free.scatter(-1, indices.clamp_max(lm.used - 1), -1.0)
-    others = free.topk(min(indices.shape[-1], lm.used), dim=-1).indices
-    new = torch.cat([indices[:, :1], others[:, : indices.shape[-1] - 1]], dim=-1)
-    mixed = mix(probs[:, : new.shape[-1]], new, lm.embed)
-    norms = vectors.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
-    return mixed * norms
 
 
 def reference_answers(
