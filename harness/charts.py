@@ -137,16 +137,31 @@ def scatter(
     reference: Mapping[str, float] | None = None,
     panel: str | None = None,
     diagonal: str = "",
+    names: str | None = None,
+    hollow: Iterable[str] = (),
 ) -> Figure:
     """Draw points of y over x, one colour and marker a value of `by`.
 
-    diagonal: the name of the line y = x, where it is to be drawn.
+    diagonal: the name of the line y = x, where it is to be drawn. names: the column
+    with what to write above the points, which are then drawn large; its lines break at
+    "\\n". hollow: the values of `by` whose points are outlines.
     """
-    figure, panels = _figure(frame, panel, title)
+    figure, panels = _figure(frame, panel, title, height=5.2 if names is None else 6.0)
+    size = {"s": 34, "alpha": 0.65} if names is None else {"s": 110}
     for axes, part in panels:
         for i, label, rows in _series(part, by):
-            look = {"s": 34, "color": COLOURS[i], "marker": MARKERS[i], "alpha": 0.65}
-            axes.scatter(rows[x], rows[y], linewidths=0, label=label, **look)
+            look = size | {"edgecolors": COLOURS[i], "marker": MARKERS[i]}
+            look |= {"linewidths": 0, "facecolors": COLOURS[i]}
+            if label in hollow:
+                look |= {"linewidths": 2, "facecolors": "white"}
+            axes.scatter(rows[x], rows[y], label=label, zorder=3, **look)
+        if names is not None:
+            beside = {"xytext": (0, 10), "textcoords": "offset points", "fontsize": 12}
+            for at, name in zip(zip(part[x], part[y]), part[names]):
+                text = "\n".join(readable(line, 40) for line in name.split("\n"))
+                axes.annotate(text, at, ha="center", va="bottom", **beside)
+            axes.set_xlim(-0.1 * part[x].max(), 1.15 * part[x].max())
+            axes.set_ylim(0, 1.25 * part[y].max())
         if diagonal:
             axes.axline((0, 0), slope=1, linestyle="--", label=diagonal, **REFERENCE)
         _finish(axes, xlabel or x, ylabel or y, reference)
