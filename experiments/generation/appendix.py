@@ -82,7 +82,7 @@ def snippet_parts(
     stopped: list[int],
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """G8's parts. full, stopped: each prompt's length without and with early stop."""
+    """G8's parts. full, stopped: each prompt's length without and with the stop."""
     shorter = [a != b for a, b in zip(full, stopped)]
     return {
         "weight_deviation": Estimate.exact(rows.weight_gap.max(), len(rows)),

@@ -1,5 +1,6 @@
 """Stopping early by entropy, and loops (CLAIMS.md G5).
 
+    loop_prompts   the prompts that loops are looked for after
     free_runs      entropies and loops of each prompt's text, made without a stop
     stop_lengths   where a threshold and a run length would end each of them
     stop_rows      what that stop does to each run, beside a random stop
@@ -8,7 +9,8 @@
     stop_parts     G5's parts; loop_rate: how many texts loop
 
 A stop does not change the steps before it, so every setting is read off one run without
-a stop. A test checks this against the loop's own early stop.
+a stop (FREE). A test checks this against the loop's own early stop. The entropy is that
+of softmax(z / 0.8), as in the original code, whose stop is AS_CODED.
 """
 
 from __future__ import annotations
@@ -21,20 +23,38 @@ import numpy as np
 import pandas as pd
 
 from experiments.metrics import loops
+from experiments.prompts import prompt_suite
 from experiments.stats import Estimate, bootstrap, paired_difference
+from helpers.mixture import MixtureConfig
 
 if TYPE_CHECKING:
     from helpers.decode import ConceptTrace
 
+ORIGINAL = MixtureConfig.original()
+AS_CODED = (ORIGINAL.stop_entropy, ORIGINAL.stop_run)  # nats, steps in a row
+FREE = MixtureConfig(entropy_temperature=ORIGINAL.entropy_temperature)
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)  # nats
 RUN_LENGTHS = (1, 2, 4, 8, 16)  # steps in a row
+MOST_SUITE = 240  # prompts of prompt_suite beside its first two
 GRID_AXES = {
     "x": "length",
     "y": "difference",
-    "by": "model",
+    "by": "stop",
     "xlabel": "mean length that the stop leaves (tokens)",
     "ylabel": "difference in loop rate",
 }
+
+
+def loop_prompts(n: int) -> list[str]:
+    """List `n` prompts: those of prompt_suite, then all sums up to 20 plus 20.
+
+    ValueError where n is more than there are.
+    """
+    sums = [f"{a} plus {b} equals" for a, b in product(range(21), range(21))]
+    prompts = list(dict.fromkeys([*prompt_suite(MOST_SUITE), *sums]))
+    if not 1 <= n <= len(prompts):
+        raise ValueError(f"n={n}: expected 1 to {len(prompts)} prompts")
+    return prompts[:n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +149,12 @@ def stop_grid(runs: list[FreeRun]) -> pd.DataFrame:
 
 
 def stop_grids(runs: dict[str, list[FreeRun]]) -> pd.DataFrame:
-    """stop_grid of each model's runs, with a column model."""
-    frames = [stop_grid(own).assign(model=name) for name, own in runs.items()]
+    """stop_grid of each model's runs; stop: the model, or the model as coded."""
+    frames = []
+    for name, own in runs.items():
+        grid = stop_grid(own).assign(model=name, stop=name)
+        coded = (grid.threshold == AS_CODED[0]) & (grid.run == AS_CODED[1])
+        frames.append(grid.assign(stop=grid.stop.mask(coded, f"{name}, as coded")))
     return pd.concat(frames)
 
 
@@ -157,16 +181,23 @@ def loop_rate(trace: ConceptTrace, seed: int = 0) -> Estimate:
     return bootstrap([float(loops(ids)) for ids in trace.tokens], seed=seed)
 
 
-def stop_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """G5's parts, and the share of runs that stop, which is not judged."""
+def stop_parts(
+    rows: pd.DataFrame, greedy: Estimate, seed: int = 0
+) -> dict[str, Estimate]:
+    """G5's parts, and beside them the share of runs that stop and their mean length.
+
+    greedy: loop_rate of greedy decoding after the same prompts.
+    """
     e = paired_difference(rows.entropy, rows.random, seed=seed)
     numbers = (_rounded(x, 12) for x in (e.value, e.low, e.high))
     return {
+        "loop_rate_greedy": greedy,
         "loop_rate_free": bootstrap(rows.free, seed=seed),
         "loop_difference": Estimate(*numbers, e.n, e.seed),
         "stopped_looping": bootstrap(rows.inside, seed=seed),
         "stopped_looping_random": bootstrap(rows.inside_random, seed=seed),
         "stopped": bootstrap(rows.stopped, seed=seed),
+        "length": bootstrap(rows.length, seed=seed),
     }
 
 

@@ -1,7 +1,8 @@
-"""Norms of mixtures: the embeddings' range, the hull, the drift (CLAIMS.md G3, G4).
+"""Mixtures among the embeddings: distances, norms, their range (CLAIMS.md G3, G4).
 
-    step_rows       one row a step: norm, hull bound, entropy, nearest token's cosine
-    drift_parts     G4: how |m| / sum w|E| goes with entropy and with time
+    step_rows       one row a step: distance to the nearest row, norm, hull bound, ...
+    drift_parts     G4: how that distance goes with entropy and with time
+    row_spacing, nearest_distances    the unit of that distance, and the distance
     norm_points     the steps of the first prompts, all models, for the picture
     clip_rows       G3: steps outside each range, and what clipping them does to the NLL
     range_parts     G3's parts by range
@@ -20,7 +21,7 @@ import torch
 
 from experiments.scoring import pad_targets, teacher_forced_logprobs
 from experiments.stats import Estimate, bootstrap, paired_difference, spearman
-from helpers.mixture import clip_norm, norm_bounds
+from helpers.mixture import at_least_float32, clip_norm, norm_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,27 +44,33 @@ CLIP_PARTS = {  # column of clip_rows -> part of G3
     "lower": "delta_lower",
 }
 OWN, RANDOM = "the model's tokens", "random tokens"
+MOST_ROWS = 2048  # rows whose nearest neighbours give the unit of distance
 POINT_AXES = {
     "x": "entropy",
-    "y": "ratio",
+    "y": "distance",
     "by": "kind",
     "panel": "model",
     "xlabel": "entropy of the next token (nats)",
-    "ylabel": "‖m‖ / Σ w‖E‖",
-    "reference": {"hull: no mixture lies above": 1.0},
+    "ylabel": "distance to the nearest row\n(1: usual from row to row)",
+    "reference": {"the claim's bound": 0.5},
 }
 
 
 def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
     """One row a step: the model's mixtures, and random tokens under the same weights.
 
-    norm |m|; hull sum w|E|; ratio norm / hull; centred: that ratio once the mean row is
-    taken off; spread sqrt(sum w^2), the ratio of orthogonal rows of one length; entropy
-    of the full softmax in nats; cosine to the nearest token.
+    distance: from m to the nearest row, over row_spacing; in_use: over the row_spacing
+    of the rows that hold a hundredth of some mixture, without those that no text ever
+    trained. norm |m|; hull sum w|E|; ratio norm / hull; centred: that ratio once the
+    mean row is taken off; spread sqrt(sum w^2), the ratio of orthogonal rows of one
+    length; entropy of the full softmax in nats; cosine to the nearest token.
     """
     table, generator = lm.embed.cpu(), torch.Generator().manual_seed(seed)
     mean = table.mean(0, dtype=torch.float32).double()
     lengths = lm.embed.norm(dim=-1, dtype=torch.float32)
+    spacing = row_spacing(lm.embed, seed=seed)
+    used = trace.indices[trace.probs >= 0.01].unique()
+    used_spacing = row_spacing(lm.embed, used, seed=seed)
     frames = []
     for b, n in enumerate(trace.lengths.tolist()):
         weights = trace.probs[b, :n].cpu().double()
@@ -76,7 +83,10 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
             norm, hull = mixed.norm(dim=-1), (weights * rows.norm(dim=-1)).sum(-1)
             off_mean = (weights * (rows - mean).norm(dim=-1)).sum(-1)
             near = (mixed.to(lm.embed) @ lm.embed.T / lengths).amax(-1).cpu() / norm
+            away = nearest_distances(mixed, lm.embed)
             columns = {
+                "distance": away / spacing,
+                "in_use": away / used_spacing,
                 "entropy": trace.entropy[b, :n],
                 "p_max": weights[:, 0],
                 "norm": norm,
@@ -91,37 +101,84 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def row_spacing(
+    embed: Tensor, ids: Tensor | None = None, most: int = MOST_ROWS, seed: int = 0
+) -> float:
+    """Compute the median distance from a row of embed (V,D) to its nearest other row.
+
+    ids: the rows that it is the median of, by default all; of more than `most`, that
+    many drawn at random. Any row of embed may be the nearest.
+    """
+    ids = torch.arange(len(embed)) if ids is None else ids.cpu()
+    if len(ids) > most:
+        generator = torch.Generator().manual_seed(seed)
+        ids = ids[torch.randperm(len(ids), generator=generator)[:most]]
+    return float(nearest_distances(embed[ids.to(embed.device)], embed, ids).median())
+
+
+def nearest_distances(x: Tensor, embed: Tensor, own: Tensor | None = None) -> Tensor:
+    """Compute the distance (N,) from vectors x (N,D) to the nearest row of embed.
+
+    own: ids (N,) of a row that does not count, for each. The row is found in float32
+    and its distance taken in float64: that of a row to itself is exactly 0.
+    """
+    rows, found = at_least_float32(embed), []
+    half_squares = rows.square().sum(-1) / 2
+    for first in range(0, len(x), 256):
+        some = x[first : first + 256]
+        scores = some.to(rows) @ rows.T - half_squares
+        if own is not None:
+            here = own[first : first + 256].to(scores.device)
+            scores.scatter_(1, here[:, None], -torch.inf)
+        nearest = embed[scores.argmax(-1)].cpu().double()
+        found.append((some.cpu().double() - nearest).norm(dim=-1))
+    return torch.cat(found)
+
+
 def norm_points(steps: dict[str, pd.DataFrame], n_prompts: int = 16) -> pd.DataFrame:
     """Steps of the first prompts of each model's step_rows, by model and kind."""
     some = [rows[rows.prompt < n_prompts].assign(model=m) for m, rows in steps.items()]
-    columns = ["model", "kind", "prompt", "step", "entropy", "ratio", "norm", "hull"]
+    columns = ["model", "kind", "prompt", "step", "entropy", "distance"]
+    columns += ["ratio", "norm", "hull"]
     return pd.concat(some)[columns].sort_values(["model", "kind"], kind="stable")
 
 
 def drift_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """G4's parts, drawn by prompt, and four more that are not judged.
+    """G4's parts, drawn by prompt, and what stands beside them unjudged.
 
-    *_high: over the steps in the upper third of entropy.
+    *_high, and the random tokens: over the steps in the upper third of entropy.
     """
     own, floor = rows[rows.kind == OWN], rows[rows.kind == RANDOM]
     high = own.entropy >= own.entropy.quantile(2 / 3)
     unsure, floor_unsure = own[high], floor[high.to_numpy()]
-    ends = own.groupby("prompt").ratio.agg(["first", "last"])
-    by_prompt = {
+    columns = {
+        "distance_high": unsure.distance,
+        "distance_random": floor_unsure.distance,
+        "in_use_high": unsure.in_use,
+        "in_use_random": floor_unsure.in_use,
         "ratio_high": unsure.ratio,
+        "ratio_random": floor_unsure.ratio,
         "spread_high": unsure.spread,
         "centred_high": unsure.centred,
         "cosine_high": unsure.cosine,
-        "random_tokens_high": floor_unsure.ratio,
     }
     parts = {
         name: bootstrap(column, seed=seed, groups=unsure.prompt)
-        for name, column in by_prompt.items()
+        for name, column in columns.items()
     }
-    rho = spearman(own.ratio, own.entropy, seed=seed, groups=own.prompt)
-    drift = paired_difference(ends["last"], ends["first"], seed=seed)
-    judged = {"ratio_high": parts["ratio_high"], "ratio_rho": rho, "ratio_drift": drift}
-    return judged | parts
+    for measure in ("distance", "ratio"):
+        ends = own.groupby("prompt")[measure].agg(["first", "last"])
+        drift = paired_difference(ends["last"], ends["first"], seed=seed)
+        rho = _rank_correlation(own[measure], own.entropy, own.prompt, seed)
+        parts |= {f"{measure}_rho": rho, f"{measure}_drift": drift}
+    return parts
+
+
+def _rank_correlation(a, b, groups, seed: int) -> Estimate:
+    """spearman, and 0 where all of a is alike: it then goes with nothing."""
+    if a.nunique() == 1:
+        return Estimate.exact(0, groups.nunique())
+    return spearman(a, b, seed=seed, groups=groups)
 
 
 def norm_limits(lm: LM, name: str) -> tuple[Tensor, Tensor]:

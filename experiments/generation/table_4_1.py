@@ -1,7 +1,8 @@
 """Table 4.1 of the write-up, measured again (CLAIMS.md G6).
 
+printed_weights   what the original runs printed (original/weights.csv)
 table_rows        the weights of both vectors, by model and setting, and the truth
-table_41          laid out as the write-up prints it
+table_41          the printed weights beside the models', at the original's setting
 fit_settings      how near each model and setting comes to the printed numbers
 best_fit          the nearest of them for each prompt; weight_parts: G6's parts
 tokenizer_cuts    how each model's tokenizer cuts a text
@@ -17,18 +18,25 @@ import pandas as pd
 from experiments.prompts import SUITES
 from experiments.stats import Estimate
 from experiments.true_distribution import true_ahead
+from harness.files import ROOT
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig
 
 if TYPE_CHECKING:
     from helpers.models import LM
 
+AS_RUN = "T = 0.8, α = 1.5"  # the setting of the run that Table 4.1 is from
 SETTINGS = {  # the three readings of "probability" in Table 4.1
     "raw": MixtureConfig.raw(),
     "T = 0.8": MixtureConfig(alpha=1.0),
-    "T = 0.8, α = 1.5": MixtureConfig(),
+    AS_RUN: MixtureConfig(),
 }
 COLUMNS = ["prompt", "setting", "step", "token", "prob"]
+
+
+def printed_weights() -> pd.DataFrame:
+    """Read original/weights.csv: model, prompt, vector, token, weight, read_from."""
+    return pd.read_csv(ROOT / "original" / "weights.csv", keep_default_na=False)
 
 
 def table_rows(
@@ -40,7 +48,8 @@ def table_rows(
     """The weights of both vectors after each prompt, by model and setting.
 
     true_next: that of models.corpus, for the models it is true of; gives the setting
-    "true", whose second step is the mean over the first token, by its probability.
+    "true" for the prompts that the corpus can say. Its second step is the mean over the
+    first token, by its probability.
     """
     frames = []
     for name, lm in lms.items():
@@ -54,9 +63,13 @@ def table_rows(
 
 
 def _true_rows(lm: LM, prompt: str, true_next: Callable, top: int) -> pd.DataFrame:
+    rows: list[tuple] = []
+    try:
+        first = true_next(lm.tokenizer, prompt)
+    except ValueError:  # the corpus never says this prompt
+        return pd.DataFrame(rows, columns=COLUMNS).astype({"prob": float})
     ahead = true_ahead(true_next, lm.tokenizer, prompt)
-    rows = []
-    for step, probs in enumerate((true_next(lm.tokenizer, prompt), ahead), 1):
+    for step, probs in enumerate((first, ahead), 1):
         if probs is not None:
             p, ids = probs.topk(min(top, int((probs > 0).sum())))
             tokens = (lm.tokenizer.decode([i]) for i in ids.tolist())
@@ -70,20 +83,29 @@ def format_top_tokens(rows: pd.DataFrame, top: int = 2) -> str:
     return ", ".join(f'{100 * p:.0f}% "{t}"' for t, p in zip(best.token, best.prob))
 
 
-def table_41(rows: pd.DataFrame, paper: str) -> pd.DataFrame:
-    """Table 4.1 with the settings side by side: one line a prompt, vector and model.
+def table_41(rows: pd.DataFrame) -> pd.DataFrame:
+    """The two heaviest tokens of each vector: one line a prompt and vector.
 
-    rows: of table_rows. paper: G6's paper_value.
+    Columns: what each original model printed, then each model of table_rows at the
+    setting of that run, then the truth where it is known, at none.
     """
-    printed, settings = paper_cells(paper), rows.setting.unique()
+    printed = printed_weights().rename(columns={"vector": "step", "weight": "prob"})
+    columns = {
+        f"printed: {model.split('/')[-1]}": own
+        for model, own in printed.groupby("model", sort=False)
+    }
+    own = rows[rows.setting == AS_RUN]
+    columns |= dict(iter(own.groupby("model", sort=False)))
+    known = rows[rows.setting == "true"]
+    if len(known):
+        columns["true, raw"] = known[known.model == known.model.iloc[0]]
     lines = []
-    for (prompt, step), here in rows.groupby(["prompt", "step"], sort=False):
-        write_up = printed[(printed.prompt == prompt) & (printed.step == step)]
-        for model, own in here.groupby("model", sort=False):
-            line = {"Prompt": prompt, "Vector": step, "Model": model}
-            line["write-up"] = format_top_tokens(write_up)
-            cells = {s: format_top_tokens(own[own.setting == s]) for s in settings}
-            lines.append(line | cells)
+    for (prompt, step), _ in printed.groupby(["prompt", "step"], sort=False):
+        line = {"Prompt": prompt, "Vector": step}
+        for column, frame in columns.items():
+            here = frame[(frame.prompt == prompt) & (frame.step == step)]
+            line[column] = format_top_tokens(here)
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

@@ -2,15 +2,19 @@
 
 mixture_rows         the tokens mixed at each step, by prompt and model
 chain_kinds          the chains compared, three of them floors
-chain_rows           one row a prompt and kind: ids, agreement with greedy, NLL
+chain_rows           one row a prompt and kind: ids, agreement with greedy, NLL, sayable
 chain_parts          G7's parts
 agreement_by_step    agreement at each step; agreement_rows: of all models
-chain_means          means by model and kind, with the share the corpus can say
+chain_means          means by model and kind
 chain_texts          the chains as text
+
+The first token is read off the prompt, whatever is fed afterwards: agreement and NLL
+are those of step 2 and later. Intervals draw whole templates (experiments.prompts).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,14 +24,23 @@ import pandas as pd
 from experiments import floors
 from experiments.hf_reference import truncate_at_eos
 from experiments.metrics import rouge_l, token_agreement
+from experiments.prompts import template_of
 from experiments.scoring import teacher_forced_logprobs
-from experiments.stats import Estimate, bootstrap, normalised_score
+from experiments.stats import (
+    Estimate,
+    bootstrap,
+    clustered,
+    normalised_score,
+    paired_difference,
+)
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig, WeightRule, sharpened
 
 if TYPE_CHECKING:
     from helpers.models import LM
 
+OWN, GREEDY, RANDOM = "concept tokens", "greedy", "random weights"
+UNTRUE = "what can truly be said is known for the mini models only"
 FEWEST = 10  # chains that a share at one step is worked out from
 AGREEMENT_AXES = {
     "x": "step",
@@ -56,22 +69,31 @@ def chain_kinds(seed: int = 0) -> dict[str, tuple[MixtureConfig, WeightRule]]:
     """Kind of chain -> settings and weight rule; the last three are floors."""
     plain = MixtureConfig()
     return {
-        "greedy": (replace(plain, mode="discrete"), sharpened),
-        "concept tokens": (plain, sharpened),
+        GREEDY: (replace(plain, mode="discrete"), sharpened),
+        OWN: (plain, sharpened),
         "no clipping": (MixtureConfig.appendix(), sharpened),
         "raw weights": (MixtureConfig.raw(), sharpened),
         "shuffled weights": (plain, floors.shuffled(seed)),
-        "random weights": (plain, floors.random_weights(seed)),
+        RANDOM: (plain, floors.random_weights(seed)),
         "random tokens": (plain, floors.random_tokens(seed)),
     }
 
 
-def chain_rows(lm: LM, prompts: list[str], steps: int, seed: int = 0) -> pd.DataFrame:
-    """One row a prompt and kind of chain.
+def chain_rows(
+    lm: LM,
+    prompts: list[str],
+    steps: int,
+    seed: int = 0,
+    covers: Callable | None = None,
+) -> pd.DataFrame:
+    """One row a prompt and kind of chain, but for prompts that end with one token.
 
     ids: the model's top token at each step, whatever vector was fed before (a floor
-    that named a token at random would be beaten by anything); agreement and rouge_l
-    with the greedy chain; nll (nats a token) of the ids read as ordinary tokens.
+    that named a token at random would be beaten by anything). From step 2 on: agreement
+    and rouge_l with the greedy chain; nll (nats a token) of the ids read as ordinary
+    tokens. sayable: whether the corpus can say the prompt and the chain up to the first
+    full stop; NaN without covers (that of models.corpus), or where it cannot say even
+    the prompt.
     """
     rows = []
     for kind, (config, rule) in chain_kinds(seed).items():
@@ -83,44 +105,75 @@ def chain_rows(lm: LM, prompts: list[str], steps: int, seed: int = 0) -> pd.Data
         _, log_p = teacher_forced_logprobs(lm, prompts, fed, top)
         for i, (ids, nats) in enumerate(zip(top.tolist(), -log_p)):
             ids = truncate_at_eos(ids, lm.eos_ids)
-            rows.append((i, kind, ids, float(nats[: len(ids)].mean())))
+            if len(ids) > 1:
+                rows.append((i, kind, ids, float(nats[1 : len(ids)].mean())))
     frame = pd.DataFrame(rows, columns=["prompt", "kind", "ids", "nll"])
-    greedy = frame[frame.kind == "greedy"].set_index("prompt").ids
-    pairs = list(zip(frame.ids, frame.prompt.map(greedy)))
+    greedy = frame[frame.kind == GREEDY].set_index("prompt").ids
+    pairs = [(a[1:], b[1:]) for a, b in zip(frame.ids, frame.prompt.map(greedy))]
     frame["agreement"] = [token_agreement(a, b) for a, b in pairs]
     frame["rouge_l"] = [rouge_l(a, b) for a, b in pairs]
+    frame["template"] = [template_of(prompts[i]) for i in frame.prompt]
+    frame["sayable"] = [
+        _sayable(lm, prompts[i], ids, covers) for i, ids in zip(frame.prompt, frame.ids)
+    ]
     return frame
 
 
+def _sayable(lm: LM, prompt: str, ids: list[int], covers: Callable | None) -> float:
+    """1 or 0: whether the corpus can say a chain's first sentence; or NaN."""
+    if covers is None or not covers(prompt):
+        return math.nan
+    text = prompt + lm.tokenizer.decode(ids, skip_special_tokens=True)
+    return float(covers(text.split(".")[0] + "." * ("." in text)))
+
+
 def chain_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """G7's parts; ROUGE-L and the floor of random tokens are not judged."""
-    measures = ["agreement", "rouge_l", "nll"]
+    """G7's parts; ROUGE-L and the floor of random tokens are not judged.
+
+    The two of what is sayable are left out where the truth is not known.
+    """
+    measures = ["agreement", "rouge_l", "nll", "sayable"]
     wide = rows.pivot(index="prompt", columns="kind", values=measures)
+    template = rows.groupby("prompt").template.first()
     columns = {
-        "agreement": ("agreement", "concept tokens"),
+        "agreement": ("agreement", OWN),
         "agreement_shuffled": ("agreement", "shuffled weights"),
-        "agreement_random": ("agreement", "random weights"),
+        "agreement_random": ("agreement", RANDOM),
         "agreement_random_tokens": ("agreement", "random tokens"),
         "agreement_raw": ("agreement", "raw weights"),
-        "rouge_l": ("rouge_l", "concept tokens"),
-        "rouge_l_random": ("rouge_l", "random weights"),
+        "rouge_l": ("rouge_l", OWN),
+        "rouge_l_random": ("rouge_l", RANDOM),
     }
-    parts = {part: bootstrap(wide[key], seed=seed) for part, key in columns.items()}
-    nll = wide["nll"]
-    score = (-nll[k] for k in ("concept tokens", "random weights", "greedy"))
-    return parts | {"nll_score": normalised_score(*score, seed=seed)}
+    parts = {
+        part: clustered(bootstrap, template, wide[key], seed=seed)
+        for part, key in columns.items()
+    }
+    own, floor, ceiling = (-wide["nll", kind] for kind in (OWN, RANDOM, GREEDY))
+    parts["nll_score"] = Estimate.exact(0, len(wide))  # where the floor is the ceiling
+    if (ceiling - floor).sum():
+        score = own, floor, ceiling
+        parts["nll_score"] = clustered(normalised_score, template, *score, seed=seed)
+    said = wide["sayable"].dropna()
+    if len(said):
+        known = template[said.index]
+        parts["sayable"] = clustered(bootstrap, known, said[OWN], seed=seed)
+        for part, other in (("sayable_gap", GREEDY), ("sayable_gain", RANDOM)):
+            pair = said[OWN], said[other]
+            parts[part] = clustered(paired_difference, known, *pair, seed=seed)
+    return parts
 
 
 def agreement_by_step(rows: pd.DataFrame, steps: int, seed: int = 0) -> pd.DataFrame:
-    """Share of chains of each kind whose token at a step is the greedy chain's."""
-    greedy = rows[rows.kind == "greedy"].set_index("prompt").ids
+    """Share of chains of each kind whose token at a step, from 2 on, is greedy's."""
+    greedy = rows[rows.kind == GREEDY].set_index("prompt").ids
     shares = []
-    for kind, own in rows[rows.kind != "greedy"].groupby("kind", sort=False):
-        pairs = [(ids, greedy[prompt]) for ids, prompt in zip(own.ids, own.prompt)]
-        for t in range(steps):
-            equal = [a[t : t + 1] == b[t : t + 1] for a, b in pairs if len(b) > t]
+    for kind, own in rows[rows.kind != GREEDY].groupby("kind", sort=False):
+        for t in range(1, steps):
+            here = own[own.prompt.map(greedy).str.len() > t]
+            pairs = zip(here.ids, here.prompt.map(greedy))
+            equal = [a[t : t + 1] == b[t : t + 1] for a, b in pairs]
             if len(equal) >= FEWEST:
-                e = bootstrap(equal, seed=seed)
+                e = clustered(bootstrap, here.template, equal, seed=seed)
                 shares.append((kind, t + 1, e.value, e.low, e.high))
     return pd.DataFrame(shares, columns=["kind", "step", "share", "low", "high"])
 
@@ -136,50 +189,21 @@ def agreement_rows(
     return pd.concat(frames)
 
 
-def chain_means(
-    lms: dict[str, LM],
-    prompts: list[str],
-    chains: dict[str, pd.DataFrame],
-    covers: Callable | None = None,
-) -> pd.DataFrame:
-    """Means over prompts by model and kind, rounded; with covers also sayable_share."""
+def chain_means(chains: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Means over prompts by model and kind, rounded; sayable where it is known."""
     means = []
     for name, rows in chains.items():
-        mean = rows.groupby("kind", sort=False)[["agreement", "rouge_l", "nll"]].mean()
-        if covers:
-            some = rows[rows.kind.isin(["greedy", "concept tokens", "random weights"])]
-            mean["sayable"] = sayable_share(lms[name], prompts, some, covers)
-        means.append(mean.round(3).assign(model=name).reset_index())
-    return pd.concat(means).set_index(["model", "kind"])
-
-
-def sayable_share(
-    lm: LM, prompts: list[str], rows: pd.DataFrame, covers: Callable
-) -> pd.Series:
-    """Share of each kind of chain whose first sentence the corpus can say.
-
-    covers: models.corpus.covers. Prompts that it does not cover are left out.
-    """
-    covered = [i for i, prompt in enumerate(prompts) if covers(prompt)]
-    rows = rows[rows.prompt.isin(covered)]
-    sentences = [
-        _first_sentence(lm, prompts[i], ids) for i, ids in zip(rows.prompt, rows.ids)
-    ]
-    said = pd.Series(map(covers, sentences), rows.kind)
-    return said.groupby(level=0, sort=False).mean()
-
-
-def _first_sentence(lm: LM, prompt: str, ids: list[int]) -> str:
-    """A prompt and what follows, up to the first full stop."""
-    text = prompt + lm.tokenizer.decode(ids, skip_special_tokens=True)
-    return text.split(".")[0] + "." * ("." in text)
+        measures = rows[["kind", "agreement", "rouge_l", "nll", "sayable"]]
+        mean = measures.groupby("kind", sort=False).mean().round(3)
+        means.append(mean.assign(model=name).reset_index())
+    return pd.concat(means).set_index(["model", "kind"]).dropna(axis=1, how="all")
 
 
 def chain_texts(
     lms: dict[str, LM],
     prompts: list[str],
     chains: dict[str, pd.DataFrame],
-    kinds: tuple[str, ...] = ("greedy", "concept tokens"),
+    kinds: tuple[str, ...] = (GREEDY, OWN),
 ) -> pd.DataFrame:
     """The chains of these prompts, the first of each model's, as text: kinds across."""
     frames = []

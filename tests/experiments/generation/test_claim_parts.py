@@ -15,6 +15,7 @@ from experiments.prompts import prompt_suite
 from experiments.stats import Estimate
 from harness.claims import rule_parts
 from helpers import MixtureConfig, generate_concepts, load
+from models.corpus import covers
 
 
 @pytest.mark.parametrize("name", ["mini-gpt2", "mini-qwen2"])
@@ -28,7 +29,7 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     }
     gaps = sharpening.sharpening_rows([lm], prompts, MixtureConfig(), n_random=40)
     found["G2"] = sharpening.sharpening_parts(gaps)
-    said = trajectories.chain_rows(lm, prompts, 6)
+    said = trajectories.chain_rows(lm, prompts, 6, covers=covers)
     found["G7"] = trajectories.chain_parts(said)
     trace = generate_concepts(
         lm, prompts, 6, MixtureConfig.appendix(), stop_at_eos=False
@@ -38,11 +39,12 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     greedy = list(said[said.kind == "greedy"].ids)
     clips = norms.clip_rows(lm, prompts, trace, greedy)
     found["G3"] = norms.range_parts(clips, steps)["all rows"]
-    runs = early_stopping.free_runs(generate_concepts(lm, prompts, 30))
-    lengths = early_stopping.stop_lengths(
-        runs, *early_stopping.best_stop(early_stopping.stop_grid(runs))
-    )
-    found["G5"] = early_stopping.stop_parts(early_stopping.stop_rows(runs, lengths))
+    free = generate_concepts(lm, prompts, 30, early_stopping.FREE)
+    runs = early_stopping.free_runs(free)
+    lengths = early_stopping.stop_lengths(runs, *early_stopping.AS_CODED)
+    rows = early_stopping.stop_rows(runs, lengths)
+    looping = early_stopping.loop_rate(free)
+    found["G5"] = early_stopping.stop_parts(rows, looping)
     snippet, full = appendix.snippet_rows(lm, prompts), [run.length for run in runs]
     changed = appendix.clipped_rates(lm, trace)
     found["G8"] = appendix.snippet_parts(snippet, changed, full, lengths)

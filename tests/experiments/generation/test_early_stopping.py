@@ -1,13 +1,20 @@
 """Stops read off a free run, against the loop's own and by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from experiments.generation import early_stopping
-from helpers import MixtureConfig, generate_concepts
+from experiments.stats import Estimate
+from harness.claims import measured
+from harness.judge import judge
+from helpers import generate_concepts
 from helpers.decode import ConceptTrace
 
+GREEDY = Estimate.exact(0.2, 60)
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 
 
@@ -19,9 +26,10 @@ def trace_of(ids, entropy):
 
 
 def test_stop_lengths_are_the_loops_own(mini):
-    runs = early_stopping.free_runs(generate_concepts(mini, PROMPTS, 24))
-    for nats, run in ((0.03, 2), (0.3, 4), (1.0, 3), (0.0, 1)):
-        config = MixtureConfig(stop_entropy=nats, stop_run=run)
+    free = early_stopping.FREE
+    runs = early_stopping.free_runs(generate_concepts(mini, PROMPTS, 24, free))
+    for nats, run in ((0.03, 2), (0.3, 4), early_stopping.AS_CODED, (0.0, 1)):
+        config = replace(free, stop_entropy=nats, stop_run=run)
         stopped = generate_concepts(mini, PROMPTS, 24, config).lengths.tolist()
         assert early_stopping.stop_lengths(runs, nats, run) == stopped
 
@@ -42,7 +50,8 @@ def test_a_stop_that_sees_loops_beats_the_random_stop_and_a_blind_one_does_not()
     found = early_stopping.stop_parts(
         early_stopping.stop_rows(
             runs, early_stopping.stop_lengths(runs, *early_stopping.best_stop(swept))
-        )
+        ),
+        GREEDY,
     )
     assert found["loop_rate_free"].value == 0.5
     assert found["loop_difference"].high < -0.1
@@ -51,7 +60,29 @@ def test_a_stop_that_sees_loops_beats_the_random_stop_and_a_blind_one_does_not()
         trace_of(loop + talk, awake[:15] * 2 + calm[:15] * 2)
     )
     rows = early_stopping.stop_rows(blind, early_stopping.stop_lengths(blind, 0.3, 4))
-    assert early_stopping.stop_parts(rows)["loop_difference"].low > -0.05
+    parts = early_stopping.stop_parts(rows, GREEDY)
+    assert parts["loop_difference"].low > -0.05
+
+
+def test_planted_loops_are_judged_only_where_greedy_decoding_does_not_loop():
+    rng = np.random.default_rng(0)
+    loop = [[*range(10), *[1, 2, 3] * 20] for _ in range(150)]
+    talk = [list(rng.permutation(70)) for _ in range(150)]
+    calm, awake = [2.0] * 10 + [0.0] * 60, [2.0] * 70
+    seen = early_stopping.free_runs(trace_of(loop + talk, [calm] * 150 + [awake] * 150))
+    rows = early_stopping.stop_rows(
+        seen, early_stopping.stop_lengths(seen, *early_stopping.AS_CODED)
+    )
+    often, calm_greedy = Estimate.exact(0.9, 300), Estimate.exact(0.1, 300)
+    assert verdict(early_stopping.stop_parts(rows, often)) == "not tested"
+    assert verdict(early_stopping.stop_parts(rows, calm_greedy)) == "reproduced"
+    few = early_stopping.stop_parts(rows[100:200], calm_greedy)
+    assert verdict(few) == "not tested"
+
+
+def verdict(parts):
+    rows = [measured("G5", part, e, cell="m") for part, e in parts.items()]
+    return judge("G5", rows, "mini").verdict
 
 
 def test_what_two_stops_do_by_hand():
@@ -64,8 +95,9 @@ def test_what_two_stops_do_by_hand():
         [a, b], early_stopping.stop_lengths([a, b], 0.01, 1)
     )
     assert rows.length.tolist() == [1, 3] and rows.random.tolist() == [0.5, 1]
-    found = {k: e.value for k, e in early_stopping.stop_parts(rows).items()}
-    assert found == {
+    parts = early_stopping.stop_parts(rows, GREEDY)
+    assert {k: e.value for k, e in parts.items()} == {
+        "loop_rate_greedy": 0.2, "length": 2,
         "loop_rate_free": 1, "loop_difference": -0.25, "stopped": 0.5,
         "stopped_looping": 0.5, "stopped_looping_random": 0.25,
     }  # fmt: skip
@@ -99,9 +131,19 @@ def test_each_model_has_its_own_grid_and_its_best_stop(mini):
         for name, steps in (("a", 24), ("b", 12))
     }
     grids = early_stopping.stop_grids(runs)
+    coded = grids[grids.stop != grids.model]
+    assert coded.stop.tolist() == ["a, as coded", "b, as coded"]
+    assert set(zip(coded.threshold, coded.run)) == {early_stopping.AS_CODED}
     settings = len(early_stopping.THRESHOLDS) * len(early_stopping.RUN_LENGTHS)
     assert grids.groupby("model").size().to_dict() == {"a": settings, "b": settings}
     best = {
         k: early_stopping.best_stop(early_stopping.stop_grid(runs[k])) for k in "ab"
     }
     assert early_stopping.best_stops(grids) == best
+
+
+def test_loop_prompts_are_many_and_each_is_one_of_its_own():
+    prompts = early_stopping.loop_prompts(600)
+    assert len(set(prompts)) == 600 and prompts[0] == PROMPTS[0]
+    with pytest.raises(ValueError, match="n=9999"):
+        early_stopping.loop_prompts(9999)

@@ -1,9 +1,14 @@
 """Chains beside greedy text: agreement, floors, what the corpus can say."""
 
+import math
+
 import pandas as pd
 import pytest
 
 from experiments.generation import trajectories
+from harness.claims import measured
+from harness.judge import judge
+from models.corpus import covers
 
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 
@@ -15,40 +20,93 @@ def test_chains_of_floors_differ_only_in_what_is_fed(mini):
     greedy = rows[rows.kind == "greedy"]
     assert (greedy.agreement == 1).all() and (greedy.rouge_l == 1).all()
     by_step = trajectories.agreement_by_step(rows, 6)
-    assert (by_step[by_step.step == 1].share == 1).all()
+    assert by_step.step.min() == 2  # step 1 is read off the prompt
+
+
+def test_step_1_counts_for_nothing(mini):
+    rows = trajectories.chain_rows(mini, PROMPTS, 2)
+    for _, own in rows.groupby("prompt"):
+        greedy = own[own.kind == "greedy"].ids.iloc[0]
+        for ids, agreement in zip(own.ids, own.agreement):
+            assert ids[0] == greedy[0] and agreement == (ids[1] == greedy[1])
+    assert set(rows.template) == {
+        "The capital of _ is", "_ plus _ equals", "The _ feeds the",
+    }  # fmt: skip
 
 
 def test_sayable_knows_what_the_corpus_says(mini):
-    from models.corpus import covers
+    def said(prompt, text):
+        ids = mini.tokenizer(text)["input_ids"]
+        return trajectories._sayable(mini, prompt, ids, covers)
 
-    rows = [(0, "right", " Paris."), (0, "wrong", " known the sea.")]
-    rows.append((1, "right", " 4."))
-    rows = pd.DataFrame(rows, columns=["prompt", "kind", "text"])
-    rows["ids"] = [mini.tokenizer(text)["input_ids"] for text in rows.text]
-    found = trajectories.sayable_share(mini, [*PROMPTS[:2], "xyzzy"], rows, covers)
-    assert found.to_dict() == {"right": 1.0, "wrong": 0.0}
+    assert said(PROMPTS[0], " Paris.") == said(PROMPTS[1], " 4.") == 1
+    assert said(PROMPTS[0], " Paris. Known the sea.") == 1  # only the first sentence
+    assert said(PROMPTS[0], " known the sea.") == 0
+    assert math.isnan(said("xyzzy", " Paris."))
+    assert math.isnan(trajectories._sayable(mini, PROMPTS[0], [1], None))
+
+
+def chain_frame(both, templates=("a", "b")):
+    """A frame as chain_rows makes it, from the numbers of two prompts for each kind."""
+    return pd.DataFrame([
+        {"prompt": i, "kind": kind, "agreement": a[i], "rouge_l": r[i], "nll": n[i],
+         "sayable": s[i], "template": templates[i]}
+        for kind, (a, r, n, s) in zip(trajectories.chain_kinds(), both) for i in (0, 1)
+    ])  # fmt: skip
+
+
+NUMBERS = [  # agreement, ROUGE-L, NLL and sayable of two prompts, by kind
+    ((1, 1), (1, 1), (1, 2), (1, 1)), ((0.5, 0.75), (0.8, 0.9), (2, 3), (1, 0)),
+    ((0.3, 0.3), (0, 0), (9, 9), (0, 0)), ((0.25, 0.5), (0, 0), (9, 9), (0, 0)),
+    ((0.1, 0.2), (0, 0), (9, 9), (0, 0)), ((0, 0.1), (0.2, 0.4), (4, 6), (0, 0)),
+    ((0, 0), (0, 0), (9, 9), (0, 0)),
+]  # fmt: skip
 
 
 def test_the_parts_of_g7_lie_between_the_right_floor_and_ceiling():
-    kinds = list(trajectories.chain_kinds())
-    both = [  # agreement, ROUGE-L and NLL of two prompts, by kind
-        ((1, 1), (1, 1), (1, 2)), ((0.5, 0.75), (0.8, 0.9), (2, 3)),
-        ((0.3, 0.3), (0, 0), (9, 9)), ((0.25, 0.5), (0, 0), (9, 9)),
-        ((0.1, 0.2), (0, 0), (9, 9)), ((0, 0.1), (0.2, 0.4), (4, 6)),
-        ((0, 0), (0, 0), (9, 9)),
-    ]  # fmt: skip
-    rows = pd.DataFrame([
-        {"prompt": i, "kind": kind, "agreement": a[i], "rouge_l": r[i], "nll": n[i]}
-        for kind, (a, r, n) in zip(kinds, both) for i in (0, 1)
-    ])  # fmt: skip
-    found = {k: e.value for k, e in trajectories.chain_parts(rows).items()}
-    assert found == pytest.approx({
+    parts = trajectories.chain_parts(chain_frame(NUMBERS))
+    assert {k: e.value for k, e in parts.items()} == pytest.approx({
         "agreement": 0.625, "agreement_raw": 0.375, "agreement_shuffled": 0.15,
         "agreement_random": 0.05, "agreement_random_tokens": 0,
         "rouge_l": 0.85, "rouge_l_random": 0.3,
         # 5 nats better than random weights, where greedy is 7 nats better
         "nll_score": 5 / 7,
+        # greedy says what can be said twice, these chains once, random weights never
+        "sayable": 0.5, "sayable_gap": -0.5, "sayable_gain": 0.5,
     })  # fmt: skip
+    assert parts["agreement"].low < parts["agreement"].high
+    one = trajectories.chain_parts(chain_frame(NUMBERS, "aa"))["agreement"]
+    assert one.low == one.high == 0.625 and one.n == 2  # drawn as one, counted as two
+    unknown = [(*row[:3], (math.nan, math.nan)) for row in NUMBERS]
+    assert "sayable_gap" not in trajectories.chain_parts(chain_frame(unknown))
+    partly = [(*row[:3], (row[3][0], math.nan)) for row in NUMBERS]
+    assert trajectories.chain_parts(chain_frame(partly))["sayable_gap"].n == 1
+
+
+def g7_verdict(rows):
+    """The verdict over 60 prompts of six templates that repeat two prompts' numbers."""
+    copies = [
+        rows.assign(prompt=rows.prompt + 2 * i, template=str(i % 6)) for i in range(30)
+    ]
+    parts = trajectories.chain_parts(pd.concat(copies))
+    found = [measured("G7", part, e, cell="m") for part, e in parts.items()]
+    return judge("G7", found, "mini"), parts
+
+
+def test_planted_writers_get_the_verdicts_they_deserve():
+    greedy = NUMBERS[0]
+    floor = ((0, 0), (0, 0), (8, 9), (0, 0))
+    top_only = [greedy, greedy, greedy, greedy, floor, floor, floor]
+    noise = [greedy, floor, floor, floor, floor, floor, floor]
+    judged, parts = g7_verdict(chain_frame(top_only))
+    assert judged.verdict == "reproduced" and parts["sayable_gap"].value == 0
+    assert g7_verdict(chain_frame(noise))[0].verdict == "not reproduced"
+    # deaf: whatever is fed, it goes on as greedy decoding does, so nothing is shown but
+    # that its text can be said
+    judged, parts = g7_verdict(chain_frame([greedy] * 7))
+    answers = {r.clause.names[0]: r.yes for r in judged.cells[0].results}
+    assert answers.pop("sayable_gap") is True and parts["nll_score"].value == 0
+    assert judged.verdict == "partly" and not any(answers.values())
 
 
 def test_frames_hold_every_model_and_prompt(mini):
@@ -58,7 +116,7 @@ def test_frames_hold_every_model_and_prompt(mini):
     texts = trajectories.chain_texts(lms, PROMPTS, chains)
     assert list(texts.columns) == ["model", "prompt", "greedy", "concept tokens"]
     assert list(texts.prompt) == PROMPTS
-    means = trajectories.chain_means(lms, PROMPTS * 4, chains)
+    means = trajectories.chain_means(chains)
     assert means.loc[("a", "greedy"), "agreement"] == 1 and "sayable" not in means
     mixtures = trajectories.mixture_rows(lms, PROMPTS, 3, 2)
     assert mixtures.groupby("panel", sort=False).size().tolist() == [6, 6, 6]
