@@ -1,6 +1,7 @@
 """The concept tokens examined, and what the model expects after any vector.
 
-    completion_prompts   every opening asked, by suite
+    Opening              a prompt that can be completed, its template and its family
+    completion_prompts   every one of them
     sample_prompts       some of them, drawn at random
     Context              a step of a chain: what was read before it, and its mixture
     trace_contexts       the steps of a ConceptTrace as contexts
@@ -16,12 +17,12 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from experiments.prompts import FRAMES, SUITES
+from experiments.prompts import CHORES, FRAMES, SUITES, TEMPLATES
 from helpers.mixture import mix
 
 if TYPE_CHECKING:
@@ -31,12 +32,30 @@ if TYPE_CHECKING:
 OPEN = ("ambiguous", "capitals", "sums")  # suites whose prompts can be completed
 
 
-def completion_prompts() -> dict[str, list[str]]:
-    """List the openings of each suite that a base model can complete."""
-    prompts = {suite: [item.prompt for item in SUITES[suite]] for suite in OPEN}
+class Opening(NamedTuple):
+    """A prompt to complete.
+
+    template: its wording with the varying word taken out. family: the templates that
+    ask for the same kind of thing: chores, journeys, capitals, sums, meanings.
+    """
+
+    prompt: str
+    template: str
+    family: str
+
+
+def completion_prompts() -> list[Opening]:
+    """List the openings that a base model can complete, family by family."""
+    openings = []
+    for suite in OPEN:
+        for item in SUITES[suite]:
+            chore = "chores" if item.prompt.endswith(CHORES) else "journeys"
+            family = chore if suite == "ambiguous" else suite
+            openings.append(Opening(item.prompt, item.template, family))
     frame = FRAMES["completion"].text
-    meanings = [frame.format(x=item.prompt) for item in SUITES["meanings"]]
-    return prompts | {"meanings": meanings}
+    asked, template = SUITES["meanings"], frame.format(x="_")
+    prompts = [frame.format(x=item.prompt) for item in asked]
+    return openings + [Opening(prompt, template, "meanings") for prompt in prompts]
 
 
 def sample_prompts(n: int, seed: int = 0) -> list[str]:
@@ -56,6 +75,7 @@ class Context:
     indices: Tensor  # (K,) their tokens
     concept: Tensor  # (D,) sum_i p_i E[i]
     entropy: float = 0.0  # nats, of the model's full softmax
+    template: str = ""  # of the prompt; the prompt itself where it is of no suite
 
 
 def trace_contexts(lm: LM, prompts: list[str], trace: ConceptTrace) -> list[Context]:
@@ -70,8 +90,8 @@ def trace_contexts(lm: LM, prompts: list[str], trace: ConceptTrace) -> list[Cont
             prefix = torch.cat([lm.embed[ids], trace.vectors[b, :t]])
             probs, indices = trace.probs[b, t], trace.indices[b, t]
             concept = mix(probs, indices, lm.embed)
-            entropy = float(trace.entropy[b, t])
-            contexts.append(Context(b, t, prefix, probs, indices, concept, entropy))
+            more = float(trace.entropy[b, t]), TEMPLATES.get(prompt, prompt)
+            contexts.append(Context(b, t, prefix, probs, indices, concept, *more))
     return contexts
 
 

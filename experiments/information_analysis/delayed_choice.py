@@ -11,8 +11,10 @@
     deferral_estimates   the parts of N6
 
 Ways: discrete (greedy), continuous, gated (a mixture only where entropy is high) and
-sampled. A token read straight off the prompt is the same under the first three: what
-is fed back can only change what follows it.
+sampled. best_of: the best of `SAMPLES` samples, chosen by who knows the answer; what it
+wins over greedy is the headroom of any other choice of tokens. A token read straight
+off the prompt is the same under the first three: what is fed back can only change what
+follows it.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 HEADROOM = (0.4, 0.8)  # greedy scores between which a difference could show
 WAYS = ("discrete", "continuous", "gated", "sampled")
+SAMPLES = 8  # of which the best is taken for the headroom
 WORDINGS = (
     "The meaning of the word {} is",
     "The meaning of {} is",
@@ -115,22 +118,25 @@ def score_task(
 ) -> pd.DataFrame:
     """Score right (1) or wrong (0) by way for (prompt, answer) `items`.
 
-    The first `screen` items are asked greedily first. Where those are clearly without
-    headroom, by 10 points or more, nothing else is run and the other ways are NaN.
+    best_of: whether any of `SAMPLES` samples is right. The first `screen` items are
+    asked greedily first. Where those are clearly without headroom, by 10 points or
+    more, nothing else is run and the other ways are NaN.
     """
 
-    def scores(items, ways):
+    def scores(items, ways, seed=seed):
         prompts, answers = zip(*items)
         decoded = decode_answers(lm, list(prompts), steps, ways, seed=seed)
         right = {
             way: [float(starts_with_answer(*pair)) for pair in zip(texts, answers)]
             for way, texts in decoded.items()
         }
-        return pd.DataFrame(right, columns=WAYS, dtype=float)
+        return pd.DataFrame(right, columns=[*WAYS, "best_of"], dtype=float)
 
     table = scores(items[:screen], WAYS[:1])
     if HEADROOM[0] - 0.1 < table.discrete.mean() < HEADROOM[1] + 0.1:
-        return scores(items, WAYS)
+        table = scores(items, WAYS)
+        more = [scores(items, WAYS[-1:], seed + n).sampled for n in range(1, SAMPLES)]
+        table["best_of"] = pd.concat([table.sampled, *more], axis=1).max(axis=1)
     return table
 
 
@@ -177,8 +183,8 @@ def ahead_rows(
 
     targets: for each context the distribution (V,) of the token after next, given what
     came before. Fed in between: the top token, the mixture, the mixture where entropy
-    is above `gate` nats, or a drawn token (averaged exactly over the draw). `best` is
-    the highest any guess could score.
+    is above `gate` nats, or a drawn token (averaged exactly over the draw). best_of is
+    the best of `SAMPLES` such tokens (exactly, too), `best` what any guess could score.
     """
     rows = []
     for c, target in zip(contexts, targets, strict=True):
@@ -191,11 +197,19 @@ def ahead_rows(
             "continuous": hit[0],
             "gated": hit[0] if c.entropy > gate else hit[1],
             "sampled": normalise(c.probs[likely]) @ hit[1:],
+            "best_of": best_of_samples(hit[1:], normalise(c.probs[likely])),
             "best": target.max(),
         }
         scores = {way: float(score) for way, score in scores.items()}
         rows.append({"prompt": c.prompt, "step": c.step} | scores)
     return pd.DataFrame(rows)
+
+
+def best_of_samples(scores: Tensor, weights: Tensor, n: int = SAMPLES) -> Tensor:
+    """Compute the expected best score of `n` draws of scores (K,) with weights (K,)."""
+    scores, order = scores.sort()
+    below = weights[order].cumsum(0).clamp_max(1) ** n  # all n are among the lowest
+    return scores @ torch.diff(below, prepend=below.new_zeros(1))
 
 
 def score_model(
@@ -218,7 +232,7 @@ def way_scores(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         {"model": model, "task": task, "way": way}
         | vars(bootstrap(part[way].dropna(), seed=seed))
         for (model, task), part in scored.groupby(["model", "task"], sort=False)
-        for way in WAYS
+        for way in (*WAYS, "best_of")
         if part[way].notna().any()
     )
 
@@ -228,9 +242,12 @@ def deferral_estimates(
 ) -> dict[str, Estimate]:
     """Estimate the parts of N6 for one model, task and way.
 
-    The difference is left out where the task had no headroom and the way was not run.
+    headroom: best_of minus discrete. It and the difference are left out where greedy
+    was nearly always right or wrong, so that nothing else was run.
     """
     estimates = {"greedy_accuracy": bootstrap(part.discrete, seed=seed)}
     if part[way].notna().all():
-        estimates["difference"] = paired_difference(part[way], part.discrete, seed=seed)
+        for name, other in (("headroom", "best_of"), ("difference", way)):
+            pair = part[other], part.discrete
+            estimates[name] = paired_difference(*pair, seed=seed)
     return estimates

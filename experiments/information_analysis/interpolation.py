@@ -21,7 +21,7 @@ from torch import Tensor
 from experiments.floors import random_like
 from experiments.information_analysis.contexts import Context, next_probs
 from experiments.metrics import js_bits
-from experiments.stats import Estimate, bootstrap, paired_difference
+from experiments.stats import Estimate, bootstrap, clustered
 
 if TYPE_CHECKING:
     from helpers.models import LM
@@ -82,7 +82,7 @@ def interpolation_rows(
             continue
         read = torch.stack(read)
         best, residual = fit_interpolation(read, p_a.expand_as(read), p_b)
-        facts = {"prompt": c.prompt, "step": c.step, "js_pair": pair}
+        facts = {"prompt": c.prompt, "template": c.template, "js_pair": pair}
         facts["residual_random"] = float(residual[-1])
         curve = zip(grid, best.tolist(), residual.tolist())
         rows += [facts | {"w": x, "lambda": y, "residual": r} for x, y, r in curve]
@@ -105,7 +105,7 @@ def model_curves(
 
 
 def interpolation_pairs(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average one kind's `interpolation_rows` over w: one row a pair, by prompt.
+    """Average one kind's `interpolation_rows` over w: one row a pair, its template.
 
     linear: |lambda* - w|. stepped: |lambda* - step(w)|, a reader of the larger weight.
     left, left_random: residual over JS(P_a, P_b), of m and of a random vector.
@@ -117,15 +117,24 @@ def interpolation_pairs(rows: pd.DataFrame) -> pd.DataFrame:
         "left": rows.residual / rows.js_pair,
         "left_random": rows.residual_random / rows.js_pair,
     }
-    return rows.assign(**columns).groupby("prompt")[list(columns)].mean()
+    keys = ["prompt", "template"]
+    mean = rows.assign(**columns).groupby(keys)[list(columns)].mean()
+    return mean.reset_index("template")
 
 
 def interpolation_estimates(pairs: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """Estimate the parts of N2 from one kind's `interpolation_pairs`."""
+    """Estimate the parts of N2 from one kind's `interpolation_pairs`.
+
+    Intervals resample whole templates; n counts pairs.
+    """
+    columns = {
+        "linear_gap": pairs.linear,
+        "residual_share": pairs.left,
+        "step_gain": pairs.stepped - pairs.linear,
+    }
     return {
-        "linear_gap": bootstrap(pairs.linear, seed=seed),
-        "residual_share": bootstrap(pairs.left, seed=seed),
-        "step_gain": paired_difference(pairs.stepped, pairs.linear, seed=seed),
+        part: clustered(bootstrap, pairs.template, column, seed=seed)
+        for part, column in columns.items()
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from experiments.information_analysis.contexts import Context, next_probs, normalise
-from experiments.stats import Estimate, bootstrap, paired_difference
+from experiments.stats import Estimate, bootstrap, clustered
 
 if TYPE_CHECKING:
     from helpers.models import LM
@@ -61,7 +61,7 @@ def noise_rows(
         p = next_probs(lm, c.prefix, torch.cat([fed, lm.embed[c.indices]]))
         clean, noisy, members = p[0], p[1 : len(fed)], p[len(fed) :]
         q = normalise(c.probs) @ members
-        facts = {"prompt": c.prompt, "step": c.step}
+        facts = {"prompt": c.prompt, "template": c.template}
         for n, (kind, _, sigma, _, restored) in enumerate(plans):
             read = noisy[n * draws : (n + 1) * draws]
             meant, still = (q, clean) if kind == "mixture" else (members[0], members[0])
@@ -74,22 +74,27 @@ def noise_rows(
 
 
 def noise_estimates(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """Estimate the parts of N5, in nats, from one model's `noise_rows`.
+    """Estimate the parts of N5 from one model's `noise_rows`.
 
-    nll@sigma: of the mixture. nll_cost: NLL of q after m minus after the top token, no
-    noise. fragility: the rise at sigma 0.5 of m minus that of the top token, each on
-    what it stands for.
+    nll@sigma, nats: of the mixture. fragility, nats: the rise at sigma 0.5 of m minus
+    that of the top token, each on what it stands for. flip_difference: the share of
+    changed top predictions at sigma 0.5, m minus token. Intervals resample templates.
     """
     rows = rows[~rows.restored]
-    nll = {key: part.nll.to_numpy() for key, part in rows.groupby(["kind", "sigma"])}
-    clean = rows[rows.sigma == 0].groupby("kind")
-    still = {kind: part.nll_q.to_numpy() for kind, part in clean}
-    rise = [nll[kind, 0.5] - nll[kind, 0.0] for kind in ("mixture", "token")]
-    doses = sorted(sigma for kind, sigma in nll if kind == "mixture")
-    parts = {f"nll@{x:g}": bootstrap(nll["mixture", x], seed=seed) for x in doses}
-    return parts | {
-        "nll_cost": paired_difference(still["mixture"], still["token"], seed=seed),
-        "fragility": paired_difference(*rise, seed=seed),
+    parts = {key: part for key, part in rows.groupby(["kind", "sigma"])}
+    nll = {key: part.nll.to_numpy() for key, part in parts.items()}
+    flip = {kind: parts[kind, 0.5].flip.to_numpy() for kind in ("mixture", "token")}
+    rise = {kind: nll[kind, 0.5] - nll[kind, 0.0] for kind in ("mixture", "token")}
+    columns = {
+        f"nll@{sigma:g}": nll["mixture", sigma]
+        for sigma in sorted(sigma for kind, sigma in nll if kind == "mixture")
+    }
+    columns["fragility"] = rise["mixture"] - rise["token"]
+    columns["flip_difference"] = flip["mixture"] - flip["token"]
+    groups = parts["mixture", 0.0].template
+    return {
+        name: clustered(bootstrap, groups, column, seed=seed)
+        for name, column in columns.items()
     }
 
 

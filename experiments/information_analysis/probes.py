@@ -1,27 +1,25 @@
 """What can still be read of a step's uncertainty once its token is chosen (claim N4).
 
-    greedy_texts       prompts continued greedily, with their templates
-    templates          prompts with their rare words taken out
+    greedy_texts       prompts continued greedily, with their templates and families
     positions          texts -> hidden states, and what was predicted before each token
     compare_probes     both probes, from hidden states and from each baseline
     probe_scores       their scores, to draw
     probe_gains        the parts of N4
-    ridge, logistic, mean_prediction   out-of-fold predictions, templates held out
+    ridge, logistic, mean_prediction   out-of-fold predictions, families held out
     token_features     baseline: the token, the one before it, its place in the text
     middle_layer, spread_layers   which layers are read
 
 At position t the model predicts p_t, the top token is fed, and position t+1 reads it.
 The hidden state at t+1 could hold H(p_t) and the runner-up only by way of the cache,
 or by working them out again from the same text. A probe says what can be read off
-linearly.
+linearly. Templates of one family (contexts.Opening) are near copies: a probe is always
+asked about a family that it was not fitted to, and intervals resample families.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,8 +31,9 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from experiments.information_analysis.contexts import Opening
 from experiments.scoring import equal_length_batches
-from experiments.stats import Estimate, bootstrap, ratio
+from experiments.stats import Estimate, bootstrap, clustered, ratio
 from helpers.batching import prompt_embeds
 from helpers.decode import continue_from
 from helpers.mixture import logits_entropy
@@ -45,28 +44,20 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 ALPHAS = 10.0 ** np.arange(-1, 7)  # ridge penalties to choose from
-Text = tuple[list[int], int, str]  # ids, prompt length, template
+Text = tuple[list[int], int, str, str]  # ids, prompt length, template, family
 Features = np.ndarray | sparse.csr_matrix  # (N,D)
 
 
-def greedy_texts(
-    lm: LM, suites: dict[str, list[str]], new_tokens: int = 7
-) -> list[Text]:
-    """Continue the prompts of every suite -> (ids, prompt length, template) each."""
-    prompts = [prompt for suite in suites.values() for prompt in suite]
-    kinds = [kind for suite in suites.values() for kind in templates(suite)]
+def greedy_texts(lm: LM, openings: list[Opening], new_tokens: int = 7) -> list[Text]:
+    """Continue every opening -> (ids, prompt length, template, family) each."""
+    prompts = [opening.prompt for opening in openings]
     embeds, mask = prompt_embeds(lm, prompts)
     new = continue_from(lm, embeds, mask, max_new_tokens=new_tokens, return_ids=True)
     asked = lm.tokenizer(prompts)["input_ids"]
-    return [(a + b, len(a), kind) for a, b, kind in zip(asked, new, kinds)]
-
-
-def templates(prompts: list[str], share: float = 0.1) -> list[str]:
-    """Find each prompt's template: numbers, and words that few use, become _."""
-    words = [re.findall(r"[^\W\d]+|\d+|[^\w\s]", prompt) for prompt in prompts]
-    seen = Counter(w for row in words for w in set(row) if not w.isdigit())
-    kept = {word for word, count in seen.items() if count >= share * len(prompts)}
-    return [" ".join(w if w in kept else "_" for w in row) for row in words]
+    return [
+        (a + b, len(a), opening.template, opening.family)
+        for a, b, opening in zip(asked, new, openings)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +65,7 @@ class Positions:
     """N positions after a greedy token. hidden: layer -> (N,D), layer 0 the embeddings.
 
     entropy (N,) nats of p_t; runner_up (N,) its second token; token (N,) the one fed;
-    before (N,) the one before that; step (N,) its place; group (N,) its template.
+    before (N,) the one before that; step (N,) its place; template (N,); family (N,).
     """
 
     hidden: dict[int, np.ndarray]
@@ -83,7 +74,8 @@ class Positions:
     token: np.ndarray
     before: np.ndarray
     step: np.ndarray
-    group: np.ndarray
+    template: np.ndarray
+    family: np.ndarray
 
 
 @torch.no_grad()
@@ -98,11 +90,11 @@ def positions(
     """
     hidden, rows = {layer: [] for layer in layers}, []
     texts = sorted(texts, key=lambda text: len(text[0]))
-    for batch_rows in equal_length_batches([ids for ids, _, _ in texts], size=32):
+    for batch_rows in equal_length_batches([text[0] for text in texts], size=32):
         batch = [texts[i] for i in batch_rows]
-        ids = torch.tensor([ids for ids, _, _ in batch], device=model.device)
+        ids = torch.tensor([text[0] for text in batch], device=model.device)
         out = model(input_ids=ids, output_hidden_states=True)
-        for b, (text, start, group) in enumerate(batch):
+        for b, (text, start, *kind) in enumerate(batch):
             logits = out.logits[b, start - 1 : -1].float().cpu()
             entropy = logits_entropy(logits).tolist()
             second = logits.topk(2).indices[:, 1].tolist()
@@ -110,7 +102,7 @@ def positions(
                 hidden[layer].append(out.hidden_states[layer][b, start:].float().cpu())
             places = range(len(text) - start)
             steps = zip(entropy, second, text[start:], text[start - 1 :], places)
-            rows += [(*step, group) for step in steps]
+            rows += [(*step, *kind) for step in steps]
     columns = [np.array(column) for column in zip(*rows)]
     return Positions({k: torch.cat(v).numpy() for k, v in hidden.items()}, *columns)
 
@@ -144,8 +136,8 @@ def compare_probes(
 
     features: "layer i", "token + template", "random init" and "shuffled labels" (these
     two at layer `main`). squared_error: of H(p_t), nats^2; mean_squared_error: that of
-    the training mean; hit: whether the runner-up was named, NaN where it is not among
-    the commonest (see `commonest_classes`) and at layers other than `main`.
+    the training mean; hit: whether the runner-up was named, NaN where it is none of the
+    `shared_classes` and at layers other than `main`.
     """
     read = positions(model, texts, layers)
     blank = positions(untrained(model, seed), texts, [main])
@@ -154,17 +146,17 @@ def compare_probes(
     features["token + template"] = token_features(read)
     features["random init"] = blank.hidden[main]
     features["shuffled labels"] = read.hidden[main]
-    kept, rows = np.flatnonzero(commonest_classes(read.runner_up)), []
+    kept, rows = np.flatnonzero(shared_classes(read.runner_up, read.family)), []
     for name, x in features.items():
         entropy, second = read.entropy, read.runner_up[kept]
         if name == "shuffled labels":
             entropy, second = rng.permutation(entropy), rng.permutation(second)
         hit = np.full(len(entropy), np.nan)
         if not name.startswith("layer") or name == f"layer {main}":
-            hit[kept] = logistic(x[kept], second, read.group[kept]) == second
-        table = pd.DataFrame({"features": name, "group": read.group, "hit": hit})
-        mean = mean_prediction(entropy, read.group)
-        table["squared_error"] = (entropy - ridge(x, entropy, read.group)) ** 2
+            hit[kept] = logistic(x[kept], second, read.family[kept]) == second
+        table = pd.DataFrame({"features": name, "family": read.family, "hit": hit})
+        mean = mean_prediction(entropy, read.family)
+        table["squared_error"] = (entropy - ridge(x, entropy, read.family)) ** 2
         table["mean_squared_error"] = (entropy - mean) ** 2
         rows.append(table)
     return pd.concat(rows, ignore_index=True)
@@ -173,7 +165,7 @@ def compare_probes(
 def probe_scores(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Score `compare_probes` -> frame (probe, features, value, low, high).
 
-    Intervals resample whole templates.
+    Intervals resample whole families.
     """
     rows = []
     for name, part in table.groupby("features", sort=False):
@@ -181,9 +173,8 @@ def probe_scores(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         scores = {"H(p_t), R2": _explained(won, part, seed)}
         named = part.dropna(subset="hit")
         if len(named):
-            scores["runner-up, accuracy"] = _by_template(
-                bootstrap, named, seed, named.hit
-            )
+            hit = clustered(bootstrap, named.family, named.hit, seed=seed)
+            scores["runner-up, accuracy"] = hit
         for probe, e in scores.items():
             row = {"probe": probe, "features": name, "value": e.value}
             rows.append(row | {"low": e.low, "high": e.high})
@@ -194,7 +185,8 @@ def probe_gains(table: pd.DataFrame, main: int, seed: int = 0) -> dict[str, Esti
     """Estimate the parts of N4: what layer `main` gives beyond the best baseline.
 
     entropy_gain and shuffled_r2 are shares of the squared error of the training mean,
-    runner_up_gain a difference of accuracies; n is positions.
+    runner_up_gain a difference of accuracies, left out where no runner-up is shared;
+    n is positions, and intervals resample whole families.
     """
     sets = {
         name: part.reset_index(drop=True)
@@ -206,56 +198,62 @@ def probe_gains(table: pd.DataFrame, main: int, seed: int = 0) -> dict[str, Esti
     hit = max((part.hit for part in blind), key=lambda hit: hit.mean())
     named = own.hit.notna()
     won = shuffled.mean_squared_error - shuffled.squared_error
-    return {
+    gains = {
         "entropy_gain": _explained(best.squared_error - own.squared_error, own, seed),
-        "runner_up_gain": _by_template(
-            bootstrap, own[named], seed, (own.hit - hit)[named]
-        ),
         "shuffled_r2": _explained(won, shuffled, seed),
     }
+    if named.any():
+        columns = own.family[named], (own.hit - hit)[named]
+        gains["runner_up_gain"] = clustered(bootstrap, *columns, seed=seed)
+    return gains
 
 
 def _explained(won: pd.Series, part: pd.DataFrame, seed: int) -> Estimate:
-    return _by_template(ratio, part, seed, won, part.mean_squared_error)
-
-
-def _by_template(estimate, part: pd.DataFrame, seed: int, *columns) -> Estimate:
-    """Resample whole templates; n counts positions."""
-    found = estimate(*columns, resamples=1000, groups=part.group, seed=seed)
-    return replace(found, n=len(part))
+    error = part.mean_squared_error
+    return clustered(ratio, part.family, won, error, seed=seed)
 
 
 def token_features(read: Positions) -> sparse.csr_matrix:
-    """Encode token, token before it, place, template: what needs no hidden state."""
-    columns = [read.token, read.before, read.step, read.group]
+    """Encode token, token before it, place, template: what needs no hidden state.
+
+    The template of a held-out family was never seen, so there it says nothing.
+    """
+    columns = [read.token, read.before, read.step, read.template]
     columns = np.stack([np.asarray(c).astype(str) for c in columns], 1)
     return OneHotEncoder(dtype=np.float64).fit_transform(columns).tocsr()
 
 
-def commonest_classes(classes: np.ndarray, most: int = 12) -> np.ndarray:
-    """Mask (N,) the `most` commonest classes: those with examples to learn from."""
-    values, counts = np.unique(classes, return_counts=True)
-    return np.isin(classes, values[np.argsort(-counts, kind="stable")][:most])
+def shared_classes(
+    classes: np.ndarray, family: np.ndarray, most: int = 12
+) -> np.ndarray:
+    """Mask (N,) the `most` commonest classes of those in two families or more.
 
-
-def folds(group: Sequence, n: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Split into (train, test) index pairs, no template on both sides.
-
-    ValueError for fewer than two templates.
+    A class of one family only can be named by no probe that never saw the family.
     """
-    kinds = len(set(np.asarray(group).tolist()))
+    seen = pd.DataFrame({"kind": classes, "family": family}).groupby("kind")
+    shared = seen.family.agg(["nunique", "size"]).query("nunique > 1")
+    common = shared["size"].sort_values(ascending=False, kind="stable").index[:most]
+    return np.isin(classes, common)
+
+
+def folds(family: Sequence, n: int = 5) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split into (train, test) index pairs, no family on both sides.
+
+    ValueError for fewer than two families.
+    """
+    kinds = len(set(np.asarray(family).tolist()))
     if kinds < 2:
-        raise ValueError(f"{kinds} template: held-out templates need at least 2")
-    return list(GroupKFold(min(n, kinds)).split(np.zeros(len(group)), groups=group))
+        raise ValueError(f"{kinds} family: held-out families need at least 2")
+    return list(GroupKFold(min(n, kinds)).split(np.zeros(len(family)), groups=family))
 
 
-def ridge(features: Features, target: np.ndarray, group: Sequence) -> np.ndarray:
+def ridge(features: Features, target: np.ndarray, family: Sequence) -> np.ndarray:
     """Predict out of fold (N,) by ridge; the penalty is chosen inside each fold."""
-    return _out_of_fold(RidgeCV(ALPHAS), features, target, group)
+    return _out_of_fold(RidgeCV(ALPHAS), features, target, family)
 
 
 def logistic(
-    features: Features, target: np.ndarray, group: Sequence, c: float = 0.1
+    features: Features, target: np.ndarray, family: Sequence, c: float = 0.1
 ) -> np.ndarray:
     """Predict classes out of fold (N,) by multinomial logistic regression.
 
@@ -263,23 +261,23 @@ def logistic(
     features, and so on the processor.
     """
     model = LogisticRegression(C=c, tol=1e-8, max_iter=10_000)
-    return _out_of_fold(model, features, target, group)
+    return _out_of_fold(model, features, target, family)
 
 
-def mean_prediction(target: np.ndarray, group: Sequence) -> np.ndarray:
+def mean_prediction(target: np.ndarray, family: Sequence) -> np.ndarray:
     """Predict the mean of the training part: the prediction R2 is measured against."""
     predicted = np.empty(len(target))
-    for train, test in folds(group):
+    for train, test in folds(family):
         predicted[test] = target[train].mean()
     return predicted
 
 
-def _out_of_fold(estimator, features: Features, target, group) -> np.ndarray:
+def _out_of_fold(estimator, features: Features, target, family) -> np.ndarray:
     target, features = np.asarray(target), features.astype(np.float64)
     predicted = np.empty(len(target), dtype=target.dtype)
     scaler = StandardScaler(with_mean=not sparse.issparse(features))
     model = make_pipeline(scaler, estimator)
-    for train, test in folds(group):
+    for train, test in folds(family):
         model.fit(features[train], target[train])
         predicted[test] = model.predict(features[test])
     return predicted

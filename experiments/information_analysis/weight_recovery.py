@@ -14,6 +14,7 @@
     own_mixtures         a model's own mixtures, or their tokens under equal weights
     own_recovery         those, read back
     recovery_estimates   the parts of N1
+    own_divergence       how far the weights are from the model's own distribution
     recovered_by_nnls    which of a model's own mixtures come back
 
 A mixture m = sum_i w_i E[i] has D numbers and w has V. Sparse non-negative weights
@@ -33,7 +34,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import nnls
 from sklearn.linear_model import orthogonal_mp
 
-from experiments.information_analysis.contexts import Context
+from experiments.information_analysis.contexts import Context, next_probs
+from experiments.metrics import kl_bits
 from experiments.prompts import SUITES
 from experiments.stats import Estimate, bootstrap
 
@@ -286,10 +288,26 @@ def recovery_estimates(
     }
 
 
-def recovered_by_nnls(rows: pd.DataFrame) -> np.ndarray:
-    """Pick from `recovery_rows` whether each own mixture came back (N,), in float32."""
-    own = rows[(rows.label == "peaked") & (rows.method == "nnls")]
-    return own[own.dtype == "float32"].recovered.to_numpy(bool)
+def own_divergence(lm: LM, contexts: list[Context]) -> pd.DataFrame:
+    """Measure how far w is from the model's own p, before temperature, top-k and power.
+
+    kl: KL(p||w) in bits over the tokens kept, p renormalised there; over the whole
+    vocabulary it is infinite, as w leaves tokens out. left_out: p's share on those.
+    """
+    rows = []
+    for c in contexts:
+        p = next_probs(lm, c.prefix[:-1], c.prefix[-1:])[0]
+        kept = c.probs.cpu() > 0
+        own = p[c.indices.cpu()[kept]]
+        kl = kl_bits(own, c.probs.cpu()[kept])
+        rows.append({"kl": float(kl), "left_out": max(0.0, 1 - float(own.sum()))})
+    return pd.DataFrame(rows)
+
+
+def recovered_by_nnls(embed: Tensor, contexts: list[Context]) -> np.ndarray:
+    """Find out which of the contexts' own mixtures come back (N,), in float32."""
+    rows = recovery_rows(embed, own_mixtures(contexts), ["float32"], extra=())
+    return rows[rows.method == "nnls"].recovered.to_numpy(bool)
 
 
 def _float64(x: ArrayLike) -> np.ndarray:

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,7 +32,7 @@ def planted(read):
         logits = read(inputs_embeds[:, -1].double().clamp_min(0)).log()
         return SimpleNamespace(logits=logits[:, None], past_key_values=Cache())
 
-    return SimpleNamespace(model=model, embed=torch.eye(V))
+    return SimpleNamespace(model=model, embed=torch.eye(V), used=V)
 
 
 def whole(x):
@@ -101,13 +102,56 @@ def test_readers_are_told_apart_by_what_they_use():
     steps = [context([0.6, 0.3, 0.1], 0), context([0.5, 0.5], 1)]
     share = {}
     for name, reader in {"whole": whole, "top": top_only}.items():
-        rows = info.bits_rows(planted(reader), steps)
+        rows = info.bits_rows(planted(reader), steps, [True, True])
         rows = rows[rows.reader == "mixture"]
         share[name] = rows.used.sum() / rows.usable.sum()
     assert share["whole"] == pytest.approx(1, abs=1e-6)
     assert share["top"] == pytest.approx(0, abs=1e-6)
-    rows = info.bits_rows(planted(deaf), steps)  # nothing to use, and nothing used
+    rows = info.bits_rows(
+        planted(deaf), steps, [True, True]
+    )  # nothing to use, and nothing used
     assert rows.usable.abs().max() < 1e-9 and rows.used.abs().max() < 1e-9
+
+
+def test_the_parts_of_n3_by_hand():
+    rows = pd.DataFrame(
+        [
+            (0, "mixture", 1.0, 4.0, 2.0),
+            (0, "flat", 1.0, 4.0, 1.0),
+            (0, "replaced", 1.0, 4.0, -1.0),
+            (1, "mixture", 0.0, 0.5, 0.5),
+            (1, "flat", 0.0, 0.5, 1.25),
+            (1, "replaced", 0.0, 0.5, 0.25),
+            (2, "mixture", 1.0, 0.0, 0.0),  # nothing usable: no share of its own
+            (2, "flat", 1.0, 0.0, 0.0),
+            (2, "replaced", 1.0, 0.0, 0.0),
+        ],
+        columns=["prompt", "reader", "vector", "usable", "used"],
+    )
+    rows = rows.assign(template=rows.prompt % 2, distribution=1.0, available=0.5)
+    parts = info.bits_estimates(rows)
+    assert {name: (part.value, part.n) for name, part in parts.items()} == {
+        "vector_share": (pytest.approx(2 / 3), 3),
+        "available_bits": (0.5, 3),
+        "used_share": (pytest.approx(2.5 / 4.5), 3),
+        "used_median": (0.75, 2),  # of 0.5 and 1
+        "used_flat": (0.5, 3),
+        "used_over_flat": (pytest.approx(0.25 / 4.5), 3),
+        "used_replaced": (pytest.approx(-0.75 / 4.5), 3),
+        "used_over_replaced": (pytest.approx(3.25 / 4.5), 3),
+    }
+    # drawn together, template by template: 1 of 4 bits, or -0.75 of 0.5
+    over = parts["used_over_flat"]
+    assert (over.low, over.high) == (-1.5, 0.25)
+
+
+def test_two_measures_of_the_same_readers_agree_on_who_is_nearer():
+    steps = [context([0.6, 0.3, 0.1], n) for n in range(3)]
+    for read, sign in ((whole, 1), (top_only, 0)):
+        rows = info.bits_rows(planted(read), steps, [True] * 3).assign(model="m")
+        table = info.compare_measures(rows).query("over == 'top token'").dropna()
+        won = table[["KL", "JS"]].map(lambda text: float(text.split()[0]))
+        assert ((won > 0.01) == sign).all(axis=None) and len(won)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2"])

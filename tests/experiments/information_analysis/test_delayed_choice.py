@@ -48,6 +48,17 @@ def test_deferring_pays_for_a_whole_reader_only():
         assert row.best == pytest.approx(float(target.max()))
     sampled = 0.4 * target[4] + 0.6 * target[5]
     assert row.sampled == pytest.approx(float(sampled))
+    # of eight draws, all show the top member but once in 0.4^8
+    best = target[5] - 0.4**8 * (target[5] - target[4])
+    assert row.best_of == pytest.approx(float(best))
+
+
+def test_the_best_of_some_draws_is_what_drawing_gives():
+    scores, weights = torch.tensor([0.2, 0.9, 0.5]), torch.tensor([0.7, 0.1, 0.2])
+    best = delayed_choice.best_of_samples(scores.double(), weights.double(), n=2)
+    pairs = torch.cartesian_prod(*[torch.arange(3)] * 2)
+    by_hand = (scores[pairs].amax(1) * weights[pairs].prod(1)).sum()
+    assert float(best) == pytest.approx(float(by_hand))
 
 
 def test_tasks_state_their_own_answers():
@@ -84,7 +95,7 @@ def test_a_task_is_run_where_greedy_leaves_headroom(monkeypatch, right, asked):
     items = [(str(i), "yes") for i in range(40)]
 
     def answers(lm, prompts, steps, ways, seed=0):
-        how = {"discrete": right, "continuous": 40, "gated": 0, "sampled": 10}
+        how = {"discrete": right, "continuous": 40, "gated": 0, "sampled": 5 * seed}
         return {
             way: [
                 "Yes." if int(p) < how[way] or 20 <= int(p) < 30 else "no"
@@ -99,6 +110,10 @@ def test_a_task_is_run_where_greedy_leaves_headroom(monkeypatch, right, asked):
     assert table.discrete.sum() == right + (10 if asked else 0)
     others = table[["continuous", "gated", "sampled"]]
     if asked:
-        assert others.sum().tolist() == [40, 10, 20]
+        assert others.sum().tolist() == [40, 10, 10]
+        assert table.best_of.sum() == 35  # the eighth sample, of seed 7
+        parts = delayed_choice.deferral_estimates(table, "continuous")
+        assert parts["headroom"].value == pytest.approx((35 - right - 10) / 40)
+        assert parts["difference"].value == pytest.approx((40 - right - 10) / 40)
     else:
         assert others.isna().all(axis=None)

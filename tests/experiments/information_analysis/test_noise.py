@@ -36,8 +36,8 @@ def test_noise_costs_a_deaf_reader_nothing_and_a_top_reader_its_token():
 def test_the_parts_of_n5_come_from_the_right_rows():
     rows = noise.noise_rows(planted(whole), [context([0.6, 0.4])] * 3, [0, 0.5, 3])
     parts = noise.noise_estimates(rows)
-    assert list(parts) == ["nll@0", "nll@0.5", "nll@3", "nll_cost", "fragility"]
-    assert parts["nll_cost"].value < 0  # a whole reader does better with the mixture
+    doses = ["nll@0", "nll@0.5", "nll@3"]
+    assert list(parts) == [*doses, "fragility", "flip_difference"]
     assert parts["nll@0"].value <= parts["nll@3"].value
     curves = noise.noise_curves(rows.assign(model="m"))
     assert (curves[curves.sigma == 0].value == 0).all() and len(set(curves.panel)) == 2
@@ -46,24 +46,25 @@ def test_the_parts_of_n5_come_from_the_right_rows():
 def test_the_parts_of_n5_by_hand():
     rows = pd.DataFrame(
         [
-            ("mixture", 0.0, 1.0, 1.0),
-            ("mixture", 0.0, 2.0, 2.0),
-            ("mixture", 0.5, 3.0, 9.0),
-            ("mixture", 0.5, 5.0, 9.0),
-            ("token", 0.0, 0.5, 1.5),
-            ("token", 0.0, 0.5, 4.0),
-            ("token", 0.5, 1.0, 9.0),
-            ("token", 0.5, 1.5, 9.0),
-            ("matched", 0.7, 9.0, 9.0),
-            ("matched", 0.7, 9.0, 9.0),
+            ("mixture", 0.0, 1.0, 0.0),
+            ("mixture", 0.0, 2.0, 0.0),
+            ("mixture", 0.5, 3.0, 1.0),
+            ("mixture", 0.5, 5.0, 0.5),
+            ("token", 0.0, 0.5, 0.0),
+            ("token", 0.0, 0.5, 0.0),
+            ("token", 0.5, 1.0, 0.5),
+            ("token", 0.5, 1.5, 0.0),
+            ("matched", 0.7, 9.0, 1.0),
+            ("matched", 0.7, 9.0, 1.0),
         ],
-        columns=["kind", "sigma", "nll", "nll_q"],
-    )
-    same = rows.assign(restored=True, nll=99.0, nll_q=99.0)  # no part of the claim
+        columns=["kind", "sigma", "nll", "flip"],
+    ).assign(template=["a", "b"] * 5)
+    same = rows.assign(restored=True, nll=99.0, flip=1.0)  # no part of the claim
     parts = noise.noise_estimates(pd.concat([rows.assign(restored=False), same]))
     assert {name: part.value for name, part in parts.items()} == {
         "nll@0": 1.5,
         "nll@0.5": 4.0,
-        "nll_cost": -1.25,  # 1 - 1.5 and 2 - 4
         "fragility": 1.75,  # 2 - 0.5 and 3 - 1
+        "flip_difference": 0.5,
     }
+    assert all(part.n == 2 for part in parts.values())

@@ -6,11 +6,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from experiments.information_analysis import probes
+from experiments.information_analysis import contexts, probes
 
 RNG = np.random.default_rng(0)
 N = 600
-GROUP = np.repeat(np.arange(10), N // 10)
+FAMILY = np.repeat(np.arange(10), N // 10)
 X = RNG.standard_normal((N, 8))
 
 
@@ -20,8 +20,8 @@ def r2(target, predicted, reference):
 
 
 def score(features, target):
-    guess = probes.ridge(features, target, GROUP)
-    return r2(target, guess, probes.mean_prediction(target, GROUP))
+    guess = probes.ridge(features, target, FAMILY)
+    return r2(target, guess, probes.mean_prediction(target, FAMILY))
 
 
 def test_ridge_finds_a_planted_direction_and_its_noise_ceiling():
@@ -35,37 +35,45 @@ def test_shuffled_labels_give_nothing():
     assert score(X, RNG.permutation(X @ np.arange(8.0))) < 0.02
 
 
-def test_a_template_that_gives_the_answer_away_is_no_help_when_held_out():
-    target = RNG.standard_normal(10)[GROUP]  # constant within a template
-    found = probes.Positions({}, target, GROUP, GROUP, GROUP, GROUP, GROUP)
+def test_a_family_that_gives_the_answer_away_is_no_help_when_held_out():
+    target = RNG.standard_normal(10)[FAMILY]  # constant within a family
+    found = probes.Positions({}, target, *[FAMILY] * 6)
     assert score(probes.token_features(found), target) <= 0.02
 
 
 def test_logistic_finds_planted_classes():
     target = 10 + X[:, :3].argmax(1)
-    assert accuracy_score(target, probes.logistic(X, target, GROUP)) > 0.9
-    shuffled = probes.logistic(X, RNG.permutation(target), GROUP)
+    assert accuracy_score(target, probes.logistic(X, target, FAMILY)) > 0.9
+    shuffled = probes.logistic(X, RNG.permutation(target), FAMILY)
     assert accuracy_score(target, shuffled) < 0.45
 
 
-def test_no_template_is_on_both_sides():
-    for train, test in probes.folds(GROUP):
-        assert not set(GROUP[train]) & set(GROUP[test])
-    with pytest.raises(ValueError, match="1 template"):
+def test_no_family_is_on_both_sides():
+    for train, test in probes.folds(FAMILY):
+        assert not set(FAMILY[train]) & set(FAMILY[test])
+    with pytest.raises(ValueError, match="1 family"):
         probes.folds(np.zeros(5))
 
 
-def test_a_template_is_what_the_prompts_share():
-    prompts = [f"The capital of {x} is" for x in "ABCDEFGHIJKL"]
-    prompts += ["2 plus 2 equals"] * 6
-    found = probes.templates(prompts)
-    assert found[:12] == ["The capital of _ is"] * 12
-    assert found[12:] == ["_ plus _ equals"] * 6
+def test_templates_of_one_family_are_held_out_together():
+    openings = contexts.completion_prompts()
+    family = np.array([opening.family for opening in openings])
+    assert set(family) == {"chores", "journeys", "capitals", "sums", "meanings"}
+    template = np.array([opening.template for opening in openings])
+    assert len(set(template[family == "chores"])) == 4
+    held_out = [set(family[test]) for _, test in probes.folds(family)]
+    assert sorted(map(len, held_out)) == [1] * 5
 
 
-def test_common_keeps_the_most_frequent_classes():
-    classes = np.array([4, 4, 4, 7, 7, 1])
-    assert probes.commonest_classes(classes, 2).tolist() == [True] * 5 + [False]
+def test_classes_of_one_family_are_not_asked_for():
+    classes = np.array([4, 4, 4, 4, 7, 7, 1, 1, 1])
+    family = np.array(list("aababbccc"))
+    shared = probes.shared_classes(classes, family)
+    assert set(classes[shared]) == {4}
+    family = np.array(list("aabaabbcc"))
+    assert set(classes[probes.shared_classes(classes, family)]) == {4, 7, 1}
+    assert set(classes[probes.shared_classes(classes, family, most=1)]) == {4}
+    assert not probes.shared_classes(classes, classes).any()
 
 
 def test_positions_line_up_with_what_was_predicted_before_each_token():
@@ -76,9 +84,10 @@ def test_positions_line_up_with_what_was_predicted_before_each_token():
         GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2)
     ).eval()
     ids = [5, 6, 7, 8, 9]
-    texts = [([3, 1, 4, 1, 5], 4, "c"), (ids, 3, "a"), (ids[:4], 2, "b")]
+    texts = [([3, 1, 4, 1, 5], 4, "c", "x"), (ids, 3, "a", "y"), (ids[:4], 2, "b", "x")]
     found = probes.positions(model, texts, [0, 2])
-    assert found.group.tolist() == list("bbcaa")  # shorter texts first
+    assert found.template.tolist() == list("bbcaa")  # shorter texts first
+    assert found.family.tolist() == list("xxxyy")
     assert found.token.tolist() == [7, 8, 5, 8, 9]
     assert found.before.tolist() == [6, 7, 1, 7, 8]
     assert found.step.tolist() == [0, 1, 0, 0, 1]
@@ -104,10 +113,11 @@ def test_probes_are_summed_up_against_the_best_baseline():
             eos_token_id=0,
         )
     ).eval()
-    texts = [(RNG.integers(0, 12, 9).tolist(), 3, f"t{i % 6}") for i in range(60)]
+    kinds = [(f"t{i % 6}", f"f{i % 3}") for i in range(60)]
+    texts = [(RNG.integers(0, 12, 9).tolist(), 3, *kind) for kind in kinds]
     table = probes.compare_probes(model, texts, [1, 2], main=1)
     score, gains = probes.probe_scores(table), probes.probe_gains(table, main=1)
-    assert list(gains) == ["entropy_gain", "runner_up_gain", "shuffled_r2"]
+    assert list(gains) == ["entropy_gain", "shuffled_r2", "runner_up_gain"]
     assert all(gain.n > 100 for gain in gains.values())  # positions, not templates
     value = score[score.probe == "H(p_t), R2"].set_index("features").value
     best = max(value[["token + template", "random init", "shuffled labels"]])
@@ -124,7 +134,7 @@ def test_the_gain_is_over_the_best_baseline_of_each_probe():
         "random init": ([1.0] * 4, [1, 0, 1, nan]),
         "shuffled labels": ([1.25] * 4, [0, 0, 0, nan]),
     }
-    column = {"group": list("aabb"), "mean_squared_error": 1.0}
+    column = {"family": list("aabb"), "mean_squared_error": 1.0}
     table = pd.concat(
         pd.DataFrame({"features": name, "hit": hit, "squared_error": se, **column})
         for name, (se, hit) in sets.items()
@@ -153,5 +163,5 @@ def test_the_gain_is_over_the_best_baseline_of_each_probe():
         "runner_up_gain": (pytest.approx(1 / 3), 3),
     }
     entropy, second = gains["entropy_gain"], gains["runner_up_gain"]
-    assert (entropy.low, entropy.high) == (0, 0.5)  # one template, or the other
+    assert (entropy.low, entropy.high) == (0, 0.5)  # one family, or the other
     assert (second.low, second.high) == (0, 0.5)
