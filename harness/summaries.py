@@ -13,6 +13,7 @@ A sentence takes no side: it holds whatever the verdict turns out to be. In it
     {part.interval} the value and its 95 % interval, "0.3 [0.2, 0.4]"; over cells the
                     widest: from the lowest bound to the highest. An exact number has
                     none. Also {part%.interval} and {part.points.interval}
+    [[...]]         a passage that is left out where one of its numbers is missing
 
 A number that a sentence tells as an effect is told with its interval.
 """
@@ -43,11 +44,15 @@ def summary_sentence(claim: str, rows: list[dict]) -> str:
 
     rows: as claims.measured makes them. Cells that were not tested are left out.
     """
-    text = summary_templates().get(claim, "")
     own = [row for row in rows if row["claim"] == claim and not row["reason"]]
-    slots = re.findall(SLOT, text)
-    if not all(_rows_of(own, part, word) for part, word, *_ in slots):
-        return ""
+
+    def whole(text: str) -> str:
+        slots = re.findall(SLOT, text)
+        known = all(_rows_of(own, part, word) for part, word, *_ in slots)
+        return text if known else ""
+
+    text = summary_templates().get(claim, "")
+    text = whole(re.sub(r"\[\[(.*?)\]\]", lambda passage: whole(passage[1]), text))
 
     def fill(slot: re.Match) -> str:
         part, word, kind, interval = slot.groups("")

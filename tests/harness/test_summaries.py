@@ -52,6 +52,16 @@ def one_scale(monkeypatch):
     monkeypatch.setattr(summaries, "summary_templates", lambda: text)
 
 
+def test_a_passage_is_left_out_where_its_numbers_are_missing(monkeypatch):
+    text = {"R6": "Write {write}.[[ Read {read}.]]"}
+    monkeypatch.setattr(summaries, "summary_templates", lambda: text)
+    own = rows("R6", "write", 0.5)
+    assert summaries.summary_sentence("R6", own) == "Write 0.5."
+    own += rows("R6", "read", 0.2)
+    assert summaries.summary_sentence("R6", own) == "Write 0.5. Read 0.2."
+    assert summaries.summary_sentence("R6", own[1:]) == ""
+
+
 def test_a_range_over_cells_one_number_where_they_agree(one_scale):
     own = rows("R6", "write", 0.9659, 0.965) + rows("R6", "read", 0.77, 0.94)
     assert summaries.summary_sentence("R6", own) == "0.96 to 0.97 and 0.77 to 0.94"
