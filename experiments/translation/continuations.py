@@ -1,7 +1,7 @@
 """What a model says after concept tokens alone, without a frame (R4, R5a).
 
     follow_up, first_texts      R4: what follows a concept token, and whether it loops
-    loop_parts                  R4: how often it does, and how often beyond text
+    loop_parts                  R4: how often it does, and beyond its top token
     spanish_parts               R4: does the base model translate Spanish?
     tokenizer_mismatch          R5a: is "Париж" without its first token "ариж"?
 
@@ -10,6 +10,7 @@ Parts are what a verdict is computed from: name -> Estimate.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -32,6 +33,15 @@ if TYPE_CHECKING:
 # Qwen2.5 writes "Париж" (Paris) as three tokens; without the first it reads "ариж", the
 # string of the write-up's 4.2. tests/experiments checks it with the tokenizer.
 PARIS = ((16854, "П"), (125947, "ари"), (16964, "ж"))
+PENALTY = 1.2  # of the original scripts, original/experiments.csv
+LOOPS = {  # R4's shares -> what was fed
+    "loops_mixture": "one concept token",
+    "loops_top": "top token alone",
+    "loops_random": "random vector",
+    "loops_text": "prompt as text",
+    "loops_twice": "one, positions twice",
+    "loops_penalty": f"one, penalty {PENALTY}",
+}
 NEVER_SPANISH = "built in: the mini base model has never seen Spanish"
 
 
@@ -40,25 +50,29 @@ def follow_up(
 ) -> pd.DataFrame:
     """Continue after each thing fed: fed, item, loops (metrics.loops: 0, 1), text.
 
-    fed: the prompt as text; one and two concept tokens alone; the top token alone; a
-    random vector of equal norm; and the concept token re-fed at every step.
+    fed: one and two concept tokens alone; the top token alone, which lacks the prompt
+    as well; a random vector of equal norm; the prompt as text; and the concept token
+    under a repetition penalty of 1.2 and, where the model is a GPT-2, with its position
+    embedding added twice: two settings of the original scripts.
     """
     concepts = stimuli.write_concepts(lm, prompts, [2] * len(prompts))
     one = [c.vectors[:1] for c in concepts]
     draw = torch.Generator().manual_seed(seed)
     fed = {
-        "prompt as text": prompts,
         "one concept token": one,
         "two concept tokens": [c.vectors for c in concepts],
         "top token alone": [lm.embed[c.indices[:1, 0]] for c in concepts],
         "random vector": [random_like(v, draw) for v in one],
+        "prompt as text": prompts,
     }
+    if positions := _position_embeddings(lm):
+        fed["one, positions twice"] = [v + positions.weight[:1] for v in one]
     ids = {
         name: readers.read_in_frame(lm, "direct", x, max_new_tokens).ids
         for name, x in fed.items()
     }
-    again = hf_reference.refeed_each_step(lm, torch.cat(one), max_new_tokens)
-    ids["one, re-fed each step"] = again
+    penalised = generate_after(lm, torch.stack(one), max_new_tokens, PENALTY)
+    ids[f"one, penalty {PENALTY}"] = penalised
     decode = lm.tokenizer.decode
     rows = [
         (name, b, int(loops(row)), decode(row, skip_special_tokens=True))
@@ -68,14 +82,51 @@ def follow_up(
     return pd.DataFrame(rows, columns=["fed", "item", "loops", "text"])
 
 
+def _position_embeddings(lm: LM) -> torch.nn.Embedding | None:
+    """The learned position embeddings of a GPT-2, None for any other class."""
+    return getattr(getattr(lm.model, "transformer", None), "wpe", None)
+
+
+@torch.no_grad()
+def generate_after(
+    lm: LM, x: torch.Tensor, max_new_tokens: int, penalty: float
+) -> list[list[int]]:
+    """Call `model.generate(inputs_embeds=x)` greedily with a repetition penalty.
+
+    x (B,T,D) -> the new ids of each row. The penalty sees those only: embeddings have
+    no ids.
+    """
+    x = x.to(lm.device, lm.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Passing `repetition_penalty`")
+        out = lm.model.generate(
+            inputs_embeds=x,
+            attention_mask=torch.ones(x.shape[:2], device=x.device).long(),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=lm.eos_ids[0] if lm.eos_ids else 0,
+            **hf_reference.GREEDY | {"repetition_penalty": penalty},
+        )
+    return [hf_reference.truncate_at_eos(row, lm.eos_ids) for row in out.tolist()]
+
+
 def loop_parts(after: pd.DataFrame, seed: int = 0) -> Parts:
-    """How often a text loops after one concept token, and the excess over text."""
+    """How often a text loops after one concept token, and what that is beyond.
+
+    loops_excess_top, loops_excess_random: paired differences to the top token alone and
+    to a random vector. Beside them loops_top, loops_random, loops_text, loops_penalty
+    and, of a GPT-2, loops_twice.
+    """
     looped = {fed: part.tolist() for fed, part in after.groupby("fed")["loops"]}
-    mixed, text = looped["one concept token"], looped["prompt as text"]
-    return {
-        "loops_mixture": bootstrap(mixed, seed=seed),
-        "loops_excess": paired_difference(mixed, text, seed=seed),
+    parts = {
+        part: bootstrap(looped[fed], seed=seed)
+        for part, fed in LOOPS.items()
+        if fed in looped
     }
+    mixed = looped["one concept token"]
+    for name in ("top", "random"):
+        other = looped[LOOPS[f"loops_{name}"]]
+        parts[f"loops_excess_{name}"] = paired_difference(mixed, other, seed=seed)
+    return parts
 
 
 def first_texts(after: pd.DataFrame) -> pd.DataFrame:

@@ -1,17 +1,18 @@
 """Reading in the loop (R1): does the next step follow the mixture it is fed?
 
     loop_divergences   bits from the mixture's prediction to what follows each thing fed
-    score_bins         scores between floor and ceiling, in bins of the top weight
-    score_by_bin       the same of several models
-    bin_table          one row a model and bin, for reading
-    drawn_lines        the lines of the figure, by their names there
+    score_cells        R1's parts, by model and step
+    excess             what the mixture adds to its top token: 0 nothing, 1 all
+    interval_text      an estimate as it stands in a table
+    js_beside_kl       the same in JS (R1, R6) and in KL (N3 of notebook 04)
+    score_bins         the scores in bins of the top weight, for the figure
+    bin_table          one row a cell and bin, for reading
 
-A row is a plain dict: one prompt and step, or one bin and line.
+Every row of a frame is one prompt and step. Intervals draw whole templates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,9 @@ import pandas as pd
 import torch
 
 from experiments.floors import random_like, replace_runners_up
-from experiments.metrics import js_bits
-from experiments.stats import Estimate, bootstrap, ratio
+from experiments.metrics import entropy, js_bits, kl_bits, with_entropy
+from experiments.prompts import template_of
+from experiments.stats import Estimate, bootstrap, clustered, ratio
 from experiments.translation.stimuli import BATCH
 from helpers.batching import next_logits, prompt_embeds
 from helpers.decode import generate_concepts
@@ -37,15 +39,17 @@ BINS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # p_max, the mixture's largest weight
 SEPARATE = 0.05  # bits: below it, top token and mixture predict the same
 LEAST = 1e-3  # lighter members are left out of q; `dropped` says how much that is
 POSITIONS = 48  # predicted in one pass
-LINES = ("mixture", "top", "runners_up", "random", "left_out", "other")
-LABELS = {  # of the figure's lines
-    "score": "concept token",
-    "score_top": "top token alone",
-    "score_runners_up": "runners-up replaced",
-    "score_random": "random vector",
-    "score_left_out": "left out",
+LINES = {  # what is fed or predicted -> its name in figures; "other" is the floor
+    "mixture": "concept token",
+    "top": "top token alone",
+    "flat": "top token, flattened",
+    "replaced": "runners-up replaced",
+    "random": "random vector",
+    "left_out": "left out",
 }
-INCONCLUSIVE = "no bin tells mixture and top token apart"
+KL_LINES = ("mixture", "top", "flat", "replaced")
+CONTROLS = ("top", "flat", "replaced")  # what the mixture's score is set against
+INCONCLUSIVE = "no prompt where the top token and the mixture predict different things"
 
 
 def bin_names() -> list[str]:
@@ -59,15 +63,20 @@ def loop_divergences(
     steps: int = 2,
     config: MixtureConfig | None = None,
     seed: int = 0,
-) -> list[dict]:
+    templates: list[str] | None = None,
+) -> pd.DataFrame:
     """Measure JS in bits from q = sum_i w_i P(.|ctx, tok_i) to what is predicted.
 
-    One row a prompt and step of the loop: prompt, step, p_max, members and dropped (the
-    number of members in q, and the weight left out of it), and the divergence after
-    each of LINES: the mixture, its top token alone, and the floors.
+    One row a prompt and step of the loop: prompt, template, step, p_max, members and
+    dropped (the number of members in q, and the weight left out of it), the divergence
+    after each of LINES and after another prompt's concept (other), and kl_ before a
+    line's name: KL(q || line). flat is the top token's prediction, raised to the power
+    that gives it the entropy of the prediction after the mixture. templates: of the
+    prompts, by default those of the suites.
     """
     trace = generate_concepts(lm, prompts, steps, config, batch_size=BATCH)
     embeds, mask = prompt_embeds(lm, prompts)
+    templates = templates or [template_of(prompt) for prompt in prompts]
     places = [
         (b, t)
         for t in range(steps)
@@ -84,7 +93,7 @@ def loop_divergences(
         "mixture": vectors,
         "top": lm.embed[indices[:, 0]],
         "other": vectors[other],
-        "runners_up": replace_runners_up(lm, probs, indices, vectors, draw),
+        "replaced": replace_runners_up(lm, probs, indices, vectors, draw),
         "random": random_like(vectors, draw),
     }
     found = []
@@ -96,10 +105,11 @@ def loop_divergences(
         ]
         fed_here = {name: x[part] for name, x in fed.items()}
         found += _divergences(lm, contexts, fed_here, probs[part], indices[part])
-    return [
-        {"prompt": b, "step": t + 1, "p_max": p.item(), **row}
-        for (b, t), p, row in zip(places, probs[:, 0], found)
+    rows = [
+        {"prompt": b, "template": templates[b], "step": t + 1, "p_max": p, **row}
+        for (b, t), p, row in zip(places, probs[:, 0].tolist(), found)
     ]
+    return pd.DataFrame(rows)
 
 
 def _other_prompts(keys: list[tuple[int, int]], seed: int) -> list[int]:
@@ -138,88 +148,131 @@ def _divergences(
         inputs += [torch.cat([context, lm.embed[i][None]]) for i in indices[n][keep]]
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
     logits = next_logits(lm, [inputs[i] for i in order], batch_size=BATCH)
-    p = torch.empty_like(logits)
-    p[torch.tensor(order, device=p.device)] = logits.softmax(-1)
+    logits = logits[torch.tensor(order, device=logits.device).argsort()]
     names = [*fed, "left_out"]
-    after, members = p.split([len(names) * len(contexts), len(owner)])
-    after = after.view(len(contexts), len(names), -1)
-    owner = torch.tensor(owner, device=p.device)
-    q = p.new_zeros(len(contexts), p.shape[-1])
-    q.index_add_(0, owner, members * torch.cat(weights).to(p.dtype)[:, None])
+    after, members = logits.split([len(names) * len(contexts), len(owner)])
+    after = after.cpu().double().softmax(-1).view(len(contexts), len(names), -1)
+    owner = torch.tensor(owner, device=members.device)
+    q = members.new_zeros(len(contexts), members.shape[-1])
+    q.index_add_(0, owner, members.softmax(-1) * torch.cat(weights).to(q)[:, None])
     mass = q.sum(-1)
-    bits = js_bits(after, q[:, None].expand_as(after)).tolist()
+    line = {name: after[:, i] for i, name in enumerate(names)}
+    line["flat"] = with_entropy(line["top"], entropy(line["mixture"]))
+    columns = {name: js_bits(p, q).tolist() for name, p in line.items()}
+    columns |= {f"kl_{name}": kl_bits(q, line[name]).tolist() for name in KL_LINES}
     return [
         {"members": int((owner == n).sum()), "dropped": 1 - mass[n].item()}
-        | dict(zip(names, row))
-        for n, row in enumerate(bits)
+        | {name: column[n] for name, column in columns.items()}
+        for n in range(len(contexts))
     ]
 
 
-def score_bins(rows: list[dict], seed: int = 0) -> tuple[list[dict], Parts]:
-    """Score each bin of p_max, and all conclusive bins together.
+def _differing(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose top token and mixture predict different things."""
+    return rows[rows["top"] > SEPARATE]
 
-    A score is 1 - JS(line, q) / JS(other prompt, q), a ratio of sums, resampled by
-    prompt. A bin is conclusive where top token and mixture predict different things:
-    the interval of JS(top, q) lies above SEPARATE bits. -> (one row a bin and line:
-    bin, line, value, low, high, n, conclusive; {score, score_top, gain, ...} over the
-    conclusive bins, empty when there are none).
+
+def score_cells(rows: dict[str, pd.DataFrame], seed: int = 0) -> dict[str, Parts]:
+    """Score each model's steps: "model, step 1" -> parts, {} where no row can tell.
+
+    Only prompts whose top token and mixture predict different things count.
     """
-    table, kept = [], []
-    for name, low, high in zip(bin_names(), BINS, BINS[1:]):
-        inside = [r for r in rows if low < r["p_max"] <= high]
-        if len({r["prompt"] for r in inside}) < 2:
-            continue
-        apart = bootstrap(_by_prompt(inside, "top", np.mean), seed=seed)
-        conclusive = apart.low > SEPARATE
-        kept += inside if conclusive else []
-        for line, e in (_scores(inside, seed) | {"separation": apart}).items():
-            interval = {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
-            table.append(
-                {"bin": name, "line": line, **interval, "conclusive": conclusive}
-            )
-    return table, (_scores(kept, seed) if kept else {})
-
-
-def _scores(rows: list[dict], seed: int) -> Parts:
-    floor = _by_prompt(rows, "other", np.sum)
-    sums = {line: _by_prompt(rows, line, np.sum) for line in LINES if line != "other"}
-    scores = {
-        f"score_{line}": one_minus(ratio(total, floor, seed=seed))
-        for line, total in sums.items()
+    return {
+        f"{name}, step {step}": _scores(_differing(part), seed)
+        for name, frame in rows.items()
+        for step, part in frame.groupby("step")
     }
-    gain = ratio(sums["top"] - sums["mixture"], floor, seed=seed)
-    return {"score": scores.pop("score_mixture"), **scores, "gain": gain}
 
 
-def _by_prompt(rows: list[dict], column: str, reduce: Callable) -> np.ndarray:
-    """One number a prompt: its rows' column, summed or averaged."""
-    prompts = np.array([r["prompt"] for r in rows])
-    values = np.array([r[column] for r in rows])
-    return np.array([reduce(values[prompts == p]) for p in np.unique(prompts)])
+def _scores(rows: pd.DataFrame, seed: int) -> Parts:
+    """Score every line: 1 - JS(line, q) / JS(other, q), a ratio of sums.
+
+    gain, gain_flat, gain_replaced: the mixture's score minus each control's, paired,
+    with the medians of the same by prompt; templates: how many there are.
+    """
+    if rows.empty:
+        return {}
+    floor, templates = rows["other"], rows["template"]
+    how = {"groups": templates, "seed": seed}
+    parts = {
+        name.replace("_mixture", ""): _one_minus(
+            clustered(ratio, numerator=rows[line], denominator=floor, **how)
+        )
+        for line, name in ((line, f"score_{line}") for line in LINES)
+    }
+    for control in CONTROLS:
+        name = "gain" if control == "top" else f"gain_{control}"
+        won = rows[control] - rows["mixture"]
+        parts[name] = clustered(ratio, numerator=won, denominator=floor, **how)
+        by_prompt = {"values": won / floor, "statistic": np.median}
+        parts[f"{name}_median"] = clustered(bootstrap, **by_prompt, **how)
+    return parts | {"templates": Estimate.exact(templates.nunique(), len(rows))}
 
 
-def one_minus(e: Estimate) -> Estimate:
+def _one_minus(e: Estimate) -> Estimate:
     """1 - e, an estimate with its interval."""
     return Estimate(1 - e.value, 1 - e.high, 1 - e.low, e.n, e.seed)
 
 
-def score_by_bin(
-    rows: dict[str, list[dict]], seed: int = 0
-) -> tuple[pd.DataFrame, dict[str, Parts]]:
-    """score_bins of each model: its tables as one frame, and its scores by model."""
-    found = {name: score_bins(part, seed) for name, part in rows.items()}
-    tables = [pd.DataFrame(t).assign(model=name) for name, (t, _) in found.items()]
-    return pd.concat(tables), {name: scores for name, (_, scores) in found.items()}
+def interval_text(e: Estimate) -> str:
+    """value (low to high), to two digits."""
+    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
+
+
+def excess(
+    rows: pd.DataFrame, line: str = "mixture", measure: str = "js", seed: int = 0
+) -> Estimate | None:
+    """Estimate the share of the top token's divergence from q that a line is free of.
+
+    0: no nearer to q than the top token's prediction; 1: q itself. measure: "js", or
+    "kl" for KL(q || line). None where no row can tell; n counts prompts.
+    """
+    rows = _differing(rows)
+    if rows.empty:
+        return None
+    line, top = ((f"kl_{x}" if measure == "kl" else x) for x in (line, "top"))
+    sums = rows.groupby(["prompt", "template"])[list(dict.fromkeys([line, top]))].sum()
+    how = {"groups": sums.index.get_level_values("template"), "seed": seed}
+    won = sums[top] - sums[line]
+    return clustered(ratio, numerator=won, denominator=sums[top], **how)
+
+
+def js_beside_kl(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+    """Put excess in JS beside excess in KL: one row a model, step and line."""
+    table = {}
+    for name, frame in rows.items():
+        for step, part in frame.groupby("step"):
+            for line in ("mixture", "flat", "replaced"):
+                found = {m: excess(part, line, m, seed) for m in ("js", "kl")}
+                table[name, f"step {step}", LINES[line]] = {
+                    f"won back in {m.upper()}": interval_text(e)
+                    for m, e in found.items()
+                    if e
+                }
+    return pd.DataFrame(table).T
+
+
+def score_bins(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+    """Score the prompts that count in bins of p_max, of two prompts or more.
+
+    -> one row a cell, bin and line: cell, bin, line, value, low, high, n.
+    """
+    table = []
+    for name, frame in rows.items():
+        keys = ["step", pd.cut(frame["p_max"], BINS, labels=bin_names())]
+        for (step, inside), part in _differing(frame).groupby(keys, observed=True):
+            found = _scores(part, seed) if len(part) > 1 else {}
+            for line, label in LINES.items():
+                e = found.get(f"score_{line}".replace("_mixture", ""))
+                if e:
+                    row = {"cell": f"{name}, step {step}", "bin": inside, "line": label}
+                    row |= {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+                    table.append(row)
+    return pd.DataFrame(table)
 
 
 def bin_table(bins: pd.DataFrame) -> pd.DataFrame:
-    """One row a model and bin: n, whether it is conclusive, and every line's value."""
-    index = ["model", "bin"]
-    values = bins.pivot_table(index=index, columns="line", values="value")
-    facts = bins[bins["line"] == "score"].set_index(index)[["n", "conclusive"]]
-    return facts.join(values.rename(columns=LABELS).round(2))
-
-
-def drawn_lines(bins: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the lines that are drawn, under their LABELS."""
-    return bins[bins["line"].isin(LABELS)].replace({"line": LABELS})
+    """One row a cell and bin: n and every line's score."""
+    keys = ["cell", "bin", "n"]
+    values = bins.pivot_table("value", keys, "line", sort=False)
+    return values[list(LINES.values())].round(2)

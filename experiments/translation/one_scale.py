@@ -1,11 +1,12 @@
-"""Writing and reading on one scale (R6): 0 is a floor, 1 is a ceiling.
+"""Writing and reading on one scale (R6): 0 is the top token alone, 1 a ceiling.
 
-    write_score, write_scores   agreement of written weights with the true distribution
-    parts_by_route              writing beside each route of reading, for R6's verdict
-    difference                  of two independent estimates
-    scale_frame                 every score of every model, for the figure
+    write_excess, write_scores   how much nearer to the truth the written weights are
+    read_scores                  how much nearer to the mixture the next step is (R1)
+    write_read_parts             both, and their difference, for R6's verdict
+    difference                   of two independent estimates
+    scale_frame                  every score of every model, for the figure
 
-Every score is a stats.Estimate with its interval.
+A writer of one token scores 0 in writing, and a reader of the top token 0 in reading.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from experiments.metrics import js_bits
-from experiments.prompts import FRAMES
-from experiments.stats import Estimate, ratio
-from experiments.translation.in_loop import Parts, one_minus
-from experiments.translation.scores import Cells, estimate_columns
-from experiments.translation.stimuli import mismatched_indices
+from experiments.prompts import template_of
+from experiments.stats import Estimate, clustered, ratio
+from experiments.translation.in_loop import LINES, Parts, excess
+from experiments.translation.scores import estimate_columns
 from experiments.true_distribution import true_distributions
 from helpers.decode import generate_concepts
 
@@ -29,21 +29,23 @@ if TYPE_CHECKING:
 
     from helpers.models import LM
 
-INCONCLUSIVE = "no p_max bin (loop) or no frame (frames) that could tell: see R1 and R2"
 
-
-def write_score(
-    weights: tuple[Tensor, Tensor], truth: Tensor, seed: int = 0
+def write_excess(
+    weights: tuple[Tensor, Tensor], truth: Tensor, templates: list[str], seed: int = 0
 ) -> Estimate:
-    """Estimate 1 - JS(weights, truth) / JS(another prompt's weights, truth).
+    """Estimate 1 - JS(weights, truth) / JS(top token alone, truth).
 
-    weights: (probs (B,K), indices (B,K)) of each prompt's first concept; truth (B,V).
+    weights: (probs (B,K), indices (B,K)) of each prompt's first concept; truth (B,V);
+    templates: of the B prompts, drawn whole.
     """
     probs, indices = (x.cpu() for x in weights)
-    dense = truth.new_zeros(truth.shape).scatter(-1, indices, probs.to(truth.dtype))
-    other = dense[mismatched_indices(indices[:, 0].tolist(), seed)]
-    floor = js_bits(other, truth).numpy()
-    return one_minus(ratio(js_bits(dense, truth).numpy(), floor, seed=seed))
+    blank = truth.new_zeros(truth.shape)
+    dense = blank.scatter(-1, indices, probs.to(truth.dtype))
+    alone = js_bits(blank.scatter(-1, indices[:, :1], 1.0), truth)
+    won = (alone - js_bits(dense, truth)).numpy()
+    return clustered(
+        ratio, templates, numerator=won, denominator=alone.numpy(), seed=seed
+    )
 
 
 def write_scores(
@@ -53,13 +55,26 @@ def write_scores(
 
     true_next: as in true_distributions; None where the truth is not known.
     """
+    templates = [template_of(prompt) for prompt in prompts]
     scores = {}
     for name, lm in lms.items():
         trace = generate_concepts(lm, prompts, 1)
         truth = true_distributions(lm, prompts, true_next)
         weights = trace.probs[:, 0], trace.indices[:, 0]
-        scores[name] = write_score(weights, truth, seed)
+        scores[name] = write_excess(weights, truth, templates, seed)
     return scores
+
+
+def read_scores(rows: pd.DataFrame, seed: int = 0) -> Parts:
+    """Score one model's loop_divergences: R1's gain over the room above the top token.
+
+    read_excess: after the mixture, all steps; read_excess_flat and _replaced: the same
+    of R1's controls. {} where no row can tell.
+    """
+    lines = {"read_excess": "mixture"}
+    lines |= {f"read_excess_{line}": line for line in ("flat", "replaced")}
+    found = {part: excess(rows, line, seed=seed) for part, line in lines.items()}
+    return {part: e for part, e in found.items() if e}
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
@@ -70,47 +85,41 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(value, value - low, value + high, min(a.n, b.n), a.seed)
 
 
-def parts_by_route(
-    wrote: Parts, loop: dict[str, Parts], frames: dict[str, Estimate | None]
+def write_read_parts(
+    wrote: Parts, rows: dict[str, pd.DataFrame], seed: int = 0
 ) -> dict[str, Parts]:
-    """Compare writing with each route of reading: "model, route" -> its parts.
-
-    write, and, where something can be told, read and asymmetry (write minus read).
-    """
+    """Compare what each model writes and reads beyond the top token: R6's parts."""
     cells = {}
-    for name, write in wrote.items():
-        routes = {"loop": loop[name].get("score"), "frames": frames[name]}
-        for route, read in routes.items():
-            parts = {"write": write}
-            if read:
-                parts |= {"read": read, "asymmetry": difference(write, read)}
-            cells[f"{name}, {route}"] = parts
+    for name, written in wrote.items():
+        parts = {"write_excess": written} | read_scores(rows[name], seed)
+        if "read_excess" in parts:
+            parts["asymmetry"] = difference(written, parts["read_excess"])
+        cells[name] = parts
     return cells
 
 
 def scale_frame(
-    wrote: Parts,
-    loop: dict[str, Parts],
-    frames: dict[str, Estimate | None],
-    cells: Cells,
+    parts: dict[str, Parts], rows: dict[str, pd.DataFrame], seed: int = 0
 ) -> pd.DataFrame:
     """Every score of every model: model, what, value, low, high, n; writing first.
 
-    cells: (model, way) -> the parts of R2, of which `scaled` is shown.
+    A one-hot writer has 0 by construction; reading stands also by step, with R1's
+    controls below it.
     """
-    rows = []
-    for name, write in wrote.items():
+    found = []
+    for name, cell in parts.items():
         marks = {
-            "writes": write,
-            "reads in the loop": loop[name].get("score"),
-            "· top token alone": loop[name].get("score_top"),
-            "reads in frames": frames[name],
+            "writes: concept token": cell["write_excess"],
+            "writes: one-hot writer": Estimate.exact(0, cell["write_excess"].n),
+            "reads: concept token": cell.get("read_excess"),
         }
-        order = [*marks, *(f"· {way}" for way in FRAMES)]
-        marks |= {f"· {w}": c.get("scaled") for (m, w), c in cells.items() if m == name}
-        rows += [
+        for step, part in rows[name].groupby("step"):
+            marks[f"· step {step}"] = excess(part, seed=seed)
+        for line in ("flat", "replaced"):
+            marks[f"reads: {LINES[line]}"] = cell.get(f"read_excess_{line}")
+        found += [
             {"model": name, "what": what, **estimate_columns(mark)}
             for what, mark in marks.items()
             if mark
         ]
-    return pd.DataFrame(rows).sort_values("what", key=lambda x: x.map(order.index))
+    return pd.DataFrame(found)

@@ -13,9 +13,9 @@ batch x: concept tokens (B,T,D), (B,D) or a list of (T_i,D), or texts (the ceili
 same content in words). A slot in a frame takes the place of a word and of the space
 before it, as a token " word" does.
 
-Slicing: the write-up's Table 4.2 looks like text decoded from `output[prompt_len:]`,
-which drops the first prompt_len *new* tokens when the prompt was given as embeddings.
-That its authors did so is an inference; `Reading.sliced` shows what it would give.
+Slicing: the original scripts decoded `output[prompt_len:]`, which drops the first
+prompt_len *new* tokens where the prompt was given as embeddings (original/README.md,
+its author's own find). `Reading.sliced` is what that leaves.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reading:
 
     @property
     def sliced(self) -> list[str]:
-        """The same ids after `[prompt_len:]`: inferred to be what Table 4.2 shows."""
+        """The same ids after `[prompt_len:]`, as the original scripts decoded."""
         kept = [ids[n:] for ids, n in zip(self.ids, self.prompt_lengths)]
         return self.tokenizer.batch_decode(kept, skip_special_tokens=True)
 

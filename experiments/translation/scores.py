@@ -2,7 +2,6 @@
 
     read_back, read_every_way   every way on every condition, one row a reading
     recall, recall_by_way       R2: shares of contents said, with floor and ceilings
-    frame_score                 the same over all ways, on one scale
     recall_table, recall_bars   Table 4.2 in numbers, decoded whole and sliced
     member_table                what else was said: right answers and lighter members
     examples, example_table     the best and the worst items of a way, as text
@@ -26,10 +25,11 @@ from experiments import scoring
 from experiments.floors import random_like
 from experiments.metrics import rouge_l
 from experiments.prompts import FRAMES, SUITES
-from experiments.stats import Estimate, bootstrap, normalised_score
+from experiments.stats import Estimate, bootstrap
 from experiments.translation import readers, stimuli
-from experiments.translation.in_loop import BINS, Parts, bin_names
+from experiments.translation.in_loop import BINS, Parts, bin_names, interval_text
 from harness.safe_text import readable
+from helpers.mixture import mix
 
 if TYPE_CHECKING:
     from experiments.prompts import Item
@@ -42,12 +42,13 @@ Cells = dict[tuple[str, str], Parts]  # by model and way
 
 BARS = {  # of the figure, and the parts they show
     "content as text (ceiling)": "ceiling",
-    "top token alone": "one_hot",
+    "top token alone": "recall_top",
     "concept token": "recall",
     "concept token, sliced": "recall_sliced",
     "highest floor": "floor",
 }
 MEMBER_PARTS = ("recall", "gold", "second", "second_floor", "further", "replaced")
+UNSEEN = "words held out of frames come with the next mini corpus"
 METRICS = ("dot", "cosine", "l2", "centred")
 
 
@@ -113,7 +114,10 @@ def _score_reading(length: int, text: str, sliced: str, answers: dict) -> dict:
 def read_every_way(
     lms: dict[str, LM], written: Written, max_new_tokens: int = 50, seed: int = 0
 ) -> dict[str, list[dict]]:
-    """read_back for each model: what it has written, in every frame it has."""
+    """read_back for each model: what it has written, in every frame it has.
+
+    Of an untrained model of its class, what the same weights and tokens give there.
+    """
     rows = {}
     for name, lm in lms.items():
         items, concepts = written[name]
@@ -121,29 +125,33 @@ def read_every_way(
         conditions = stimuli.conditions(lm, concepts, seed)
         ways = readers.available_ways(lm)
         rows[name] = read_back(lm, ways, conditions, answers, max_new_tokens)
+        blank = stimuli.untrained_model(lm, seed)
+        fed = {
+            "untrained model": [mix(c.probs, c.indices, blank.embed) for c in concepts]
+        }
+        rows[name] += read_back(blank, ways, fed, answers, max_new_tokens)
     return rows
 
 
 def recall(rows: list[dict], way: str, seed: int = 0) -> Parts:
     """Estimate one way's cell of Table 4.2 in numbers, with intervals over items.
 
-    recall, recall_sliced: of the mixture's content; ceilings one_hot and ceiling (the
-    content as text, with ceiling_sliced); floor: the highest of stimuli.FLOORS; gold,
-    second, further: of the right answer and the lighter members, second_floor after
-    other runners-up; empty, empty_sliced: shares of empty texts; prompt_length; and,
-    where the frame is understood in text, scaled: recall between floor 0 and ceiling 1.
+    recall, recall_sliced: of the mixture's content; ceilings recall_top (the top
+    token's own embedding) and ceiling (the content as text, with ceiling_sliced);
+    floor: the highest of stimuli.FLOORS; gold, second, further: of the right answer and
+    the lighter members, second_floor after other runners-up; empty, empty_sliced:
+    shares of empty texts; prompt_length.
     """
 
     def column(source, name="content"):
         return _column(rows, way, source, name)
 
-    floor = _highest_floor(rows, way)
     said = {
         "recall": column("mixture"),
         "recall_sliced": column("mixture", "content_sliced"),
-        "one_hot": column("one-hot"),
+        "recall_top": column("top token"),
         "ceiling": column("text"),
-        "floor": floor,
+        "floor": _highest_floor(rows, way),
         "ceiling_sliced": column("text", "content_sliced"),
         "replaced": column("runners-up replaced"),
         "second_floor": column("runners-up replaced", "second"),
@@ -152,11 +160,7 @@ def recall(rows: list[dict], way: str, seed: int = 0) -> Parts:
         "empty_sliced": [not text.strip() for text in column("mixture", "sliced")],
     }
     said |= {name: column("mixture", name) for name in ("gold", "second", "further")}
-    parts = {name: bootstrap(x, seed=seed) for name, x in said.items() if x}
-    if parts["ceiling"].low > parts["floor"].high:
-        scaled = normalised_score(said["recall"], floor, said["ceiling"], seed=seed)
-        parts["scaled"] = scaled
-    return parts
+    return {name: bootstrap(x, seed=seed) for name, x in said.items() if x}
 
 
 def recall_by_way(readings: dict[str, list[dict]], seed: int = 0) -> Cells:
@@ -166,20 +170,6 @@ def recall_by_way(readings: dict[str, list[dict]], seed: int = 0) -> Cells:
         for name, rows in readings.items()
         for way in dict.fromkeys(r["way"] for r in rows)
     }
-
-
-def frame_score(rows: list[dict], seed: int = 0) -> Estimate | None:
-    """Recall over the ways whose frame is understood: floor 0, ceiling 1; by item."""
-    ways = dict.fromkeys(r["way"] for r in rows)
-    ways = [way for way in ways if "scaled" in recall(rows, way, seed)]
-    if not ways:
-        return None
-    floor = np.sum([_highest_floor(rows, way) for way in ways], axis=0)
-    mixed, text = (
-        np.sum([_column(rows, way, source) for way in ways], axis=0)
-        for source in ("mixture", "text")
-    )
-    return normalised_score(mixed, floor, text, seed=seed)
 
 
 def _column(rows: list[dict], way: str, source: str, name: str = "content") -> list:
@@ -200,13 +190,14 @@ def recall_table(cells: Cells) -> pd.DataFrame:
             "model": model,
             "way": way,
             "tokens": round(cell["prompt_length"].value),
-            "text": _interval(cell["ceiling"]),
-            "concept token": _interval(cell["recall"]),
+            "text": interval_text(cell["ceiling"]),
+            "concept token": interval_text(cell["recall"]),
+            "top token": round(cell["recall_top"].value, 2),
             "floor": round(cell["floor"].value, 2),
             "empty": round(cell["empty"].value, 2),
-            "sliced": _interval(cell["recall_sliced"]),
+            "sliced": interval_text(cell["recall_sliced"]),
             "sliced, empty": round(cell["empty_sliced"].value, 2),
-            "understood": "yes" if "scaled" in cell else "no",
+            "understood": "yes" if cell["ceiling"].low > cell["floor"].high else "no",
         }
         for (model, way), cell in cells.items()
     ]
@@ -226,15 +217,10 @@ def recall_bars(cells: Cells) -> pd.DataFrame:
 def member_table(cells: Cells) -> pd.DataFrame:
     """Recall of content, right answer and lighter members, one row a cell."""
     shown = {
-        cell: {part: _interval(parts[part]) for part in MEMBER_PARTS if part in parts}
+        cell: {k: interval_text(parts[k]) for k in MEMBER_PARTS if k in parts}
         for cell, parts in cells.items()
     }
     return pd.DataFrame(shown).T
-
-
-def _interval(e: Estimate) -> str:
-    """value (low–high), to two digits."""
-    return f"{e.value:.2f} ({e.low:.2f}–{e.high:.2f})"
 
 
 def examples(
@@ -349,8 +335,9 @@ def rank_table(lms: dict[str, LM], least: int = 10, seed: int = 0) -> pd.DataFra
             ranks = member_ranks(lm, way, concepts, seed)
             if len(ranks) >= least:
                 fed = pd.DataFrame(ranks)[["mixture", "top token", "other prompt"]]
-                cells = {k: _interval(bootstrap(x, seed=seed)) for k, x in fed.items()}
-                means[name, way] = cells | {"n": len(ranks)}
+                found = {k: bootstrap(x, seed=seed) for k, x in fed.items()}
+                texts = {k: interval_text(e) for k, e in found.items()}
+                means[name, way] = texts | {"n": len(ranks)}
     return pd.DataFrame(means).T
 
 

@@ -4,6 +4,7 @@
     sample_prompts            prompts whose next concept token is read in the loop
     choose_stimuli            items whose answers a model has written as concept tokens
     conditions                the concept tokens beside their ceilings and floors
+    untrained_model           a floor: the same class of model, random weights
     mismatched_indices        for each entry another one that differs
     reference_answers         the phrases that count as a content read back
 
@@ -17,20 +18,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from experiments.floors import random_like, replace_runners_up
 from experiments.prompts import SUITES, Item
 from experiments.scoring import acceptable_answers, normalise_words
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig
-from helpers.models import chat_prompt
+from helpers.models import LM, chat_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from helpers.models import LM
-
-FLOORS = ("other prompt", "random vector", "left out")
+FLOORS = ("other prompt", "random vector", "left out", "untrained model")
+MIXED = 0.9  # a concept token with a heavier member is hardly a mixture
 MOST_VECTORS = 16  # of one content
 BATCH = 256  # prompts a forward pass
 
@@ -81,14 +82,15 @@ def choose_stimuli(
     """Choose n items over the suites whose answers the model writes as concept tokens.
 
     Capitals, sums and nouns or cities after plain prompts; Spanish sentences, where
-    there is a chat template, as the answer to "Repeat: ...". Items whose right answer
-    was written come first: what is asked here is reading, given that writing worked.
-    An answer has as many vectors as the right answer has tokens, a noun one.
+    there is a chat template, as the answer to "Repeat: ...". Only mixtures: every
+    vector's heaviest member weighs less than MIXED. Items whose right answer was
+    written come first: what is asked here is reading, given that writing worked. An
+    answer has as many vectors as the right answer has tokens, a noun one.
     """
-    suites = ["capitals", "sums", "ambiguous"] + ["spanish"] * has_chat(lm)
+    suites = ["spanish"] * has_chat(lm) + ["capitals", "sums", "ambiguous"]
     items, concepts = [], []
     for left, suite in zip(range(len(suites), 0, -1), suites):
-        pool = SUITES[suite][:: 2 if suite == "ambiguous" else 1]
+        pool = SUITES[suite]
         prompts, right = [i.prompt for i in pool], [i.gold for i in pool]
         counts = [_answer_length(lm, item) for item in pool]
         if suite == "spanish":
@@ -97,8 +99,10 @@ def choose_stimuli(
         written = write_concepts(lm, prompts, counts, config)
         said = [normalise_words(concept.text) for concept in written]
         wrong = [words != normalise_words(gold) for words, gold in zip(said, right)]
+        mixed = [bool((concept.probs[:, 0] < MIXED).all()) for concept in written]
         order = sorted(
-            (i for i, words in enumerate(said) if words), key=wrong.__getitem__
+            (i for i, words in enumerate(said) if words and mixed[i]),
+            key=wrong.__getitem__,
         )
         order = order[: round((n - len(items)) / left)]
         items += [pool[i] for i in order]
@@ -121,7 +125,7 @@ def _answer_length(lm: LM, item: Item) -> int:
 def conditions(lm: LM, concepts: list[Concept], seed: int = 0) -> dict[str, list]:
     """Set the concept tokens beside their controls: name -> one entry a prompt.
 
-    mixture; ceilings: one-hot (top tokens as vectors), text (top tokens as text);
+    mixture; ceilings: top token (its own embedding), text (top tokens as text);
     floors: other prompt (another prompt's concept, other text), random vector (equal
     norm), left out (no vector at all); and runners-up replaced (same weights, the top
     token kept, other tokens behind it): a floor for the runners-up alone.
@@ -132,13 +136,22 @@ def conditions(lm: LM, concepts: list[Concept], seed: int = 0) -> dict[str, list
     replaced = replace_runners_up(lm, *map(torch.cat, zip(*fed)), draw)
     return {
         "mixture": mixtures,
-        "one-hot": [lm.embed[c.indices[:, 0]] for c in concepts],
+        "top token": [lm.embed[c.indices[:, 0]] for c in concepts],
         "text": texts,
         "other prompt": [mixtures[j] for j in mismatched_indices(texts, seed)],
         "random vector": [random_like(v, draw) for v in mixtures],
         "left out": [v[:0] for v in mixtures],
         "runners-up replaced": list(replaced.split([len(v) for v in mixtures])),
     }
+
+
+def untrained_model(lm: LM, seed: int = 0) -> LM:
+    """Build a model of the same class and size with random weights, seeded."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(lm.model.config)
+    model = model.to(lm.device, lm.dtype).eval()
+    return LM(model, lm.tokenizer, f"{lm.name}, untrained")
 
 
 def mismatched_indices(keys: list, seed: int = 0) -> list[int]:

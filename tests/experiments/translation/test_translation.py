@@ -1,15 +1,17 @@
-"""Three planted readers are told apart; slots, controls and slices are right.
+"""Four planted readers are told apart; slots, controls and slices are right.
 
 The readers are one-layer modules with a causal LM's interface and a real cache. Their
 embeddings are orthonormal, so what a vector mixes can be read off it exactly:
 
     ignores   skips every position that is not one token's own embedding
     top       takes the likeliest token of each position
+    flat      the same, and is the less sure of what follows the more is mixed
     whole     takes each position's whole mixture
 """
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -21,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from experiments import hf_reference, scoring
+from experiments import scoring
 from experiments.prompts import FRAMES, Item
 from experiments.stats import Estimate
 from experiments.translation import (
@@ -81,7 +83,9 @@ class Planted(torch.nn.Module):
         self.content = torch.zeros(size).index_fill(0, at(SUBJECTS + NOUNS + ENDS), 1)
         # what a frame's last word is answered with, and what follows each content word
         self.follows = torch.full((size, size), 1e-4 / size)
-        self.follows[at(NOUNS), at(ENDS)] = 1
+        for noun, end in zip(at(NOUNS), at(ENDS)):  # its own end, or any
+            self.follows[noun, at(ENDS)] = 0.3 / len(ENDS)
+            self.follows[noun, end] += 0.7
         self.follows[at(ENDS), 0] = 1
         for n, subject in enumerate(at(SUBJECTS).tolist()):
             nouns = at(NOUNS)[torch.randperm(12, generator=draw)[:3]]
@@ -107,7 +111,8 @@ class Planted(torch.nn.Module):
         x, _ = cache.update(x, x, 0)
         held = (x[:, 0] @ self.table.weight.T).clamp_min(0)
         held = held / held.sum(-1, keepdim=True).clamp_min(1e-9)
-        if self.reads == "top":
+        sure = held.max(-1).values
+        if self.reads in ("top", "flat"):
             held = torch.nn.functional.one_hot(held.argmax(-1), held.shape[-1]).float()
         total = held.shape[1]
         seen = torch.ones(len(held), new, total, dtype=torch.bool).tril(total - new)
@@ -122,7 +127,10 @@ class Planted(torch.nn.Module):
         rows = torch.arange(len(held))[:, None]
         what = held[rows, last_content.clamp_min(0)]
         copied = (last != last_content)[..., None]  # a frame: answer with the slot
-        p = torch.where(copied, what, what @ self.follows)
+        after = what @ self.follows
+        if self.reads == "flat":
+            after = after ** sure[rows, last_content.clamp_min(0)][..., None]
+        p = torch.where(copied, what, after)
         p = torch.where((last_content < 0)[..., None], torch.ones_like(p), p)
         logits = (p / p.sum(-1, keepdim=True)).clamp_min(1e-9).log()
         logits = logits[:, -logits_to_keep:]
@@ -132,32 +140,44 @@ class Planted(torch.nn.Module):
 @pytest.fixture(scope="module")
 def planted():
     tokenizer = _tokenizer()
-    kinds = ("ignores", "top", "whole")
+    kinds = ("ignores", "top", "flat", "whole")
     return {kind: LM(Planted(kind, tokenizer), tokenizer, kind) for kind in kinds}
+
+
+TEMPLATES = [f"template {i % 6}" for i in range(len(SUBJECTS))]
+
+
+def _record(claim, parts, cell, names):
+    """Rows of the parts named, as a notebook records them."""
+    return [claims.measured(claim, part, parts[part], cell=cell) for part in names]
+
+
+def _loop(lm):
+    """Divergences after each subject: one step of the loop."""
+    return in_loop.loop_divergences(lm, SUBJECTS, 1, RAW, templates=TEMPLATES)
 
 
 def _measure(lm):
     """Rows for R1 and R2, and the rank correlation, of one reader."""
-    _, score = in_loop.score_bins(in_loop.loop_divergences(lm, SUBJECTS, 1, RAW))
-    rows = [
-        claims.measured("R1", part, score[part], cell=lm.name)
-        for part in ("score", "gain")
-    ]
+    (score,) = in_loop.score_cells({lm.name: _loop(lm)}).values()
+    rows = _record("R1", score, lm.name, ("score", "gain", "gain_flat"))
     concepts = stimuli.write_concepts(lm, SUBJECTS, [1] * len(SUBJECTS), RAW)
     items = [Item(prompt, "planted", prompt) for prompt in SUBJECTS]
     wanted = stimuli.reference_answers(lm, items, concepts)
     given = stimuli.conditions(lm, concepts)
-    read = scores.read_back(lm, ["instruction", "completion"], given, wanted, 4)
-    cells = {way: scores.recall(read, way) for way in ("instruction", "completion")}
+    ways = ["instruction", "completion"]
+    read = scores.read_back(lm, ways, given, wanted, 4)
+    blank = {"untrained model": given["mixture"]}
+    read += scores.read_back(stimuli.untrained_model(lm), ways, blank, wanted, 4)
+    cells = {way: scores.recall(read, way) for way in ways}
     for way, cell in cells.items():
         parts = ("recall", "recall_sliced", "floor", "ceiling")
-        where = f"{lm.name}, {way}"
-        rows += [claims.measured("R2", part, cell[part], cell=where) for part in parts]
+        rows += _record("R2", cell, f"{lm.name}, {way}", parts)
     ranks = scores.member_ranks(lm, "completion", concepts)
     return score, cells, ranks, rows
 
 
-def test_three_planted_readers_are_told_apart(planted):
+def test_four_planted_readers_are_told_apart(planted):
     got = {name: _measure(lm) for name, lm in planted.items()}
     verdicts = {
         name: [judge.judge(c, rows, "mini").verdict for c in ("R1", "R2")]
@@ -166,21 +186,57 @@ def test_three_planted_readers_are_told_apart(planted):
     assert verdicts == {
         "ignores": ["reproduced", "reproduced"],
         "top": ["partly", "artefact"],
+        "flat": ["partly", "artefact"],
         "whole": ["not reproduced", "artefact"],
     }
     score = {name: s for name, (s, *_) in got.items()}
     assert score["ignores"]["score"].high < 0.1
     assert score["whole"]["score"].low > 0.99
+    assert score["whole"]["gain_flat"].low > 0.05
     assert score["top"]["score"] == score["top"]["score_top"]
     assert 0.1 < score["top"]["score"].value < 0.9
+    assert score["top"]["gain"].high == pytest.approx(0, abs=1e-6)
+    # a flatter prediction is nearer to q, and no nearer than its control
+    assert score["flat"]["gain"].low > 0
+    assert score["flat"]["gain_flat"].value == pytest.approx(0, abs=1e-6)
+    assert score["flat"]["gain_replaced"].high < 0.02
+    assert score["flat"]["score"].n == len(SUBJECTS)
     cell = got["ignores"][1]["completion"]
-    assert cell["ceiling"].value == cell["one_hot"].value == 1  # it does read text
+    assert cell["ceiling"].value == cell["recall_top"].value == 1  # it does read text
     assert cell["recall"].value == 0
     ranks = {
         name: sum(r["mixture"] for r in rows) / len(rows)
         for name, (_, _, rows, _) in got.items()
     }
     assert ranks["whole"] == pytest.approx(1) and ranks["top"] < 0.9
+
+
+def test_write_only_is_judged_beyond_the_top_token(planted):
+    loops = {name: _loop(lm) for name, lm in planted.items()}
+    wrote = dict.fromkeys(loops, Estimate(0.9, 0.85, 0.95, 60))
+    cells = one_scale.write_read_parts(wrote, loops)
+    one_hot = dict.fromkeys(loops, Estimate.exact(0, 60))
+    names = ("write_excess", "read_excess", "asymmetry")
+
+    def verdict(parts, name):
+        rows = _record("R6", parts[name], name, names)
+        return judge.judge("R6", rows, "mini").verdict
+
+    assert {name: verdict(cells, name) for name in cells} == {
+        "ignores": "reproduced",
+        "top": "reproduced",  # it writes mixtures and reads tokens
+        "flat": "partly",  # its flatness passes for reading: gain_flat of R1 tells
+        "whole": "not reproduced",
+    }
+    assert cells["whole"]["read_excess"].low > 0.99
+    assert cells["top"]["read_excess"].value == pytest.approx(0, abs=1e-6)
+    flat = cells["flat"]
+    assert flat["read_excess"].value == pytest.approx(flat["read_excess_flat"].value)
+    blank = one_scale.write_read_parts(one_hot, loops)  # nothing was written
+    assert {verdict(blank, name) for name in blank} == {"not tested"}
+    scale = one_scale.scale_frame(cells, loops)
+    one_hot_rows = scale[scale["what"] == "writes: one-hot writer"]
+    assert len(one_hot_rows) == 4 and not one_hot_rows["value"].any()
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +303,39 @@ def test_unknown_ways_and_missing_templates_are_said_in_one_line(worded):
         readers.read_in_frame(worded, "instruction", worded.embed[:1])
 
 
-def test_refed_is_the_loop_that_repeats_its_vector(worded):
-    x = torch.randn(3, 32, generator=torch.Generator().manual_seed(1))
-    (got,) = hf_reference.refeed_each_step(worded, x[:1], 5)
-    slow = [
-        readers.read_in_frame(worded, "direct", [x[0].expand(n, -1)], 1).ids
-        for n in range(1, 6)
-    ]
-    assert [[[i]] for i in got] == slow
+def test_loops_are_counted_after_each_thing_fed(worded):
+    prompts = [f"The {who} feeds the" for who in ("baker", "farmer", "king", "queen")]
+    after = continuations.follow_up(worded, prompts, 12)
+    assert set(after["fed"]) == set(continuations.LOOPS.values()) | {
+        "two concept tokens"
+    }
+    assert after.groupby("fed").size().eq(len(prompts)).all()
+    parts = continuations.loop_parts(after)
+    excess = parts["loops_excess_top"].value
+    wanted = parts["loops_mixture"].value - parts["loops_top"].value
+    assert excess == pytest.approx(wanted)
+
+
+def test_a_penalty_of_one_is_greedy_decoding_and_a_high_one_never_repeats(worded):
+    x = torch.randn(3, 1, 32, generator=torch.Generator().manual_seed(1))
+    plain = readers.read_in_frame(worded, "direct", list(x), 12).ids
+    assert continuations.generate_after(worded, x, 12, 1.0) == plain
+    new = continuations.generate_after(worded, x, 12, 1e6)
+    assert all(len(set(row)) == len(row) for row in new)
+
+
+def test_an_untrained_model_is_the_same_class_seeded_and_not_the_model(worded):
+    first, again = (stimuli.untrained_model(worded, 5) for _ in range(2))
+    assert type(first.model) is type(worded.model)
+    assert first.embed.shape == worded.embed.shape
+    assert torch.equal(first.embed, again.embed)
+    assert not torch.equal(first.embed, worded.embed)
+
+
+def test_only_mixtures_are_read_back(worded):
+    items, concepts = stimuli.choose_stimuli(worded, 24)
+    assert len(items) == len(concepts) == 24
+    assert all((c.probs[:, 0] < stimuli.MIXED).all() for c in concepts)
 
 
 def test_controls_keep_what_they_should_and_nothing_else(planted):
@@ -264,7 +345,7 @@ def test_controls_keep_what_they_should_and_nothing_else(planted):
     assert {len(rows) for rows in given.values()} == {20}
     for b, (mixed, c) in enumerate(zip(given["mixture"], concepts)):
         p, i = c.probs, c.indices
-        assert torch.equal(given["one-hot"][b], lm.embed[i[:, 0]])
+        assert torch.equal(given["top token"][b], lm.embed[i[:, 0]])
         assert given["left out"][b].shape == (0, lm.embed.shape[1])
         norms = given["random vector"][b].norm(dim=-1), mixed.norm(dim=-1)
         assert torch.allclose(*norms)
@@ -292,14 +373,18 @@ def test_what_counts_as_read_back():
     assert scoring.count_scripts("Paris, Париж 4") == {"LATIN": 5, "CYRILLIC": 5}
 
 
-def test_writing_is_scored_between_its_floor_and_the_truth():
+def test_writing_is_scored_between_its_top_token_and_the_truth():
     truth = torch.eye(6)[:4] * 0.7 + 0.05
     truth = truth / truth.sum(-1, keepdim=True)
     probs, indices = truth.sort(-1, descending=True)
-    exact = one_scale.write_score((probs, indices), truth)
-    assert exact.value == pytest.approx(1, abs=1e-6)
+    templates = ["a", "a", "b", "b"]
+    exact = one_scale.write_excess((probs, indices), truth, templates)
+    assert exact.value == pytest.approx(1, abs=1e-6) and exact.n == 4
+    alone = torch.eye(6)[:1].expand(4, -1)
+    one_hot = one_scale.write_excess((alone, indices), truth, templates)
+    assert one_hot.value == one_hot.low == one_hot.high == 0
     other = truth.roll(1, 0).sort(-1, descending=True)
-    assert one_scale.write_score(tuple(other), truth).value < 0.3
+    assert one_scale.write_excess(tuple(other), truth, templates).value > 0  # flatter
 
 
 def test_the_difference_of_two_estimates_keeps_their_uncertainty():
@@ -329,10 +414,11 @@ def _read(way, tens):
         "prompt_length": 7,
     }
     sources = {
-        "one-hot": 10,
+        "top token": 10,
         "runners-up replaced": 0,
         "random vector": 0,
         "left out": 0,
+        "untrained model": 0,
         **tens,
     }
     return [
@@ -342,81 +428,92 @@ def _read(way, tens):
     ]
 
 
-def test_recall_is_scaled_by_the_highest_floor_and_only_where_text_is_clear_of_it():
+def test_recall_stands_beside_the_highest_floor():
     rows = _read("a", {"mixture": 4, "text": 10, "other prompt": 2})
     cell = scores.recall(rows, "a")
     assert cell["floor"].value == 0.2 and cell["recall"].value == 0.4
-    assert cell["ceiling"].value == cell["one_hot"].value == cell["empty_sliced"].value
+    assert cell["ceiling"].value == cell["recall_top"].value == 1
     assert cell["replaced"].value == cell["recall_sliced"].value == 0
-    assert cell["empty"].value == 0 and cell["prompt_length"].value == 7
-    assert cell["scaled"].value == pytest.approx(0.2 / 0.8)
+    assert cell["empty"].value == 0 and cell["empty_sliced"].value == 1
+    assert cell["prompt_length"].value == 7
     assert "gold" not in cell  # no item has one
-    # the ceiling, 0.9, is above the floor's interval, but its own goes down to 0.7
-    rows = _read("b", {"mixture": 4, "text": 9, "random vector": 5, "other prompt": 1})
-    cell = scores.recall(rows, "b")
-    assert (cell["ceiling"].low, cell["floor"].high) == (0.7, 0.8)
-    assert cell["ceiling"].value == 0.9 and cell["floor"].value == 0.5
-    assert "scaled" not in cell
+    echo = {"mixture": 4, "text": 9, "other prompt": 0, "untrained model": 5}
+    assert scores.recall(_read("b", echo), "b")["floor"].value == 0.5
+    table = scores.recall_table({("m", "a"): cell})
+    assert table["understood"].tolist() == ["yes"]
 
 
-def test_over_all_ways_each_has_its_own_floor_and_those_not_understood_are_left_out():
-    rows = _read("a", {"mixture": 4, "text": 10, "other prompt": 2})
-    rows += _read("b", {"mixture": 8, "text": 10, "other prompt": 0, "left out": 1})
-    deaf = _read("c", {"mixture": 0, "text": 0, "other prompt": 0})
-    found = scores.frame_score(rows + deaf)
-    assert found.value == pytest.approx((0.2 + 0.7) / (0.8 + 0.9)) and found.n == 10
-    assert scores.frame_score(deaf) is None
+def _loop_rows(lines, **changes):
+    """Rows of prompts 0, 1, ... with the divergences given by line."""
+    row = {"step": 1, "p_max": 0.5, "random": 0.5, "left_out": 0.5} | changes
+    columns = {**{f"kl_{line}": x for line, x in lines.items()}, **lines}
+    size = len(lines["top"])
+    return pd.DataFrame(
+        {"prompt": range(size), "template": [f"t{b % 2}" for b in range(size)]}
+        | dict.fromkeys(row, 0)
+        | columns
+    ).assign(**row)
 
 
 def test_loop_scores_by_hand():
-    lines = {  # by prompt: mixture, top, runners-up, random, left out, other prompt
-        0: (0.1, 0.2, 0.3, 0.5, 0.4, 0.6),
-        1: (0.1, 0.4, 0.3, 0.3, 0.4, 0.4),
+    lines = {
+        "mixture": [0.1, 0.1],
+        "top": [0.2, 0.4],
+        "flat": [0.2, 0.2],
+        "replaced": [0.3, 0.3],
+        "other": [0.6, 0.4],
     }
-    names = ("mixture", "top", "runners_up", "random", "left_out", "other")
-    rows = [
-        {"prompt": b, "p_max": 0.5, **dict(zip(names, x))} for b, x in lines.items()
-    ]
-    sure = [{**r, "p_max": 0.95, "top": 0.01, "mixture": 9.0} for r in rows]
-    table, scores = in_loop.score_bins(rows + sure + [{**rows[0], "p_max": 0.6}])
-    assert {k: e.value for k, e in scores.items()} == pytest.approx(
-        {
-            "score": 0.8,
-            "score_top": 0.4,
-            "score_runners_up": 0.4,
-            "score_random": 0.2,
-            "score_left_out": 0.2,
-            "gain": 0.4,
-        }
-    )
-    score = scores["score"]  # of the one prompt alone, and of the other
+    told = _loop_rows(lines)
+    same = _loop_rows(lines | {"top": [0.01, 0.01], "mixture": [9.0, 9.0]}, p_max=0.95)
+    frame = pd.concat([told, same], ignore_index=True)
+    (parts,) = in_loop.score_cells({"m": frame}).values()
+    wanted = {
+        "score": 0.8,
+        "score_top": 0.4,
+        "score_flat": 0.6,
+        "score_replaced": 0.4,
+        "score_random": 0.0,
+        "score_left_out": 0.0,
+        "gain": 0.4,
+        "gain_median": (0.1 / 0.6 + 0.3 / 0.4) / 2,
+        "gain_flat": 0.2,
+        "gain_flat_median": (0.1 / 0.6 + 0.1 / 0.4) / 2,
+        "gain_replaced": 0.4,
+        "gain_replaced_median": (0.2 / 0.6 + 0.2 / 0.4) / 2,
+        "templates": 2,
+    }
+    assert {k: e.value for k, e in parts.items()} == pytest.approx(wanted)
+    score = parts["score"]  # one template alone, and the other
     assert (score.low, score.high) == pytest.approx((1 - 0.1 / 0.4, 1 - 0.1 / 0.6))
-    found = {(r["bin"], r["line"]): r for r in table}
-    assert {name for name, _ in found} == {
-        "0.3-0.5",
-        "0.9-1",
-    }  # 0.6: of one prompt only
-    apart = found["0.3-0.5", "separation"]
-    assert apart["value"] == pytest.approx(0.3) and apart["conclusive"]
-    assert not found["0.9-1", "score"]["conclusive"]
+    assert score.n == 2
+    assert in_loop.excess(frame).value == pytest.approx(1 - 0.2 / 0.6)
+    assert in_loop.excess(frame, "top", "kl").value == 0
+    bins = in_loop.score_bins({"m": frame})
+    assert set(bins["bin"]) == {"0.3-0.5"} and len(bins) == len(in_loop.LINES)
 
 
-def test_a_bin_where_top_and_mixture_agree_concludes_nothing():
-    rows = [
-        {
-            "prompt": b,
-            "p_max": 0.95,
-            "mixture": 0.0,
-            "top": 1e-3,
-            "other": 0.9,
-            "random": 0.5,
-            "left_out": 0.5,
-            "runners_up": 0.1,
-        }
-        for b in range(60)
-    ]
-    table, scores = in_loop.score_bins(rows)
-    assert scores == {} and not any(row["conclusive"] for row in table)
+def test_steps_are_cells_of_their_own():
+    lines = {"top": [0.4, 0.4], "flat": [0.4, 0.4], "replaced": [0.4, 0.4]}
+    lines |= {"other": [0.8, 0.8]}
+    first = _loop_rows(lines | {"mixture": [0.0, 0.0]})
+    second = _loop_rows(lines | {"mixture": [0.8, 0.8]}, step=2)
+    rows = pd.concat([first, second], ignore_index=True)
+    cells = in_loop.score_cells({"m": rows})
+    assert {k: c["gain"].value for k, c in cells.items()} == pytest.approx(
+        {"m, step 1": 0.5, "m, step 2": -0.5}
+    )
+    excess = in_loop.excess(rows)  # a prompt counts once, with both its steps
+    assert excess.value == pytest.approx(0) and excess.n == 2
+
+
+def test_where_top_and_mixture_agree_nothing_is_concluded():
+    lines = dict.fromkeys(("mixture", "flat", "replaced"), [0.0] * 60)
+    rows = _loop_rows(lines | {"top": [1e-3] * 60, "other": [0.9] * 60})
+    assert in_loop.score_cells({"m": rows}) == {"m, step 1": {}}
+    assert in_loop.excess(rows) is None and in_loop.score_bins({"m": rows}).empty
+    wrote = {"m": Estimate(0.9, 0.8, 1.0, 60)}
+    cells = one_scale.write_read_parts(wrote, {"m": rows})
+    assert list(cells["m"]) == ["write_excess"]
 
 
 def test_the_cyrillic_answer_is_paris_without_its_first_token():
