@@ -27,6 +27,7 @@ from experiments.token_id_brittleness.perturbations import special_token_ids
 if TYPE_CHECKING:
     from helpers.models import LM
 
+ROUNDING = 10  # decimals: what float64's rounding leaves of zero is not told
 EDITED_PROMPTS = 100  # prompts of the three checks that edit the model, at most
 HEADINGS = {
     "model": "model",
@@ -83,6 +84,7 @@ def check_model(lm: LM, prompts: list[list[int]], seed: int = 0) -> dict:
     holding = [row for row in prompts if token in row][:EDITED_PROMPTS]
     found = id_equivalence.check_id_embedding_equivalence(lm, prompts)
     renamed = id_equivalence.check_relabelling(lm, prompts[:EDITED_PROMPTS], seed)
+    largest = float(renamed["max_difference"].max(skipna=False))
     copied = id_equivalence.check_copied_row(lm, holding, token)
     swapped = id_equivalence.check_swapped_row(lm, holding, token, other)
     return {
@@ -90,7 +92,7 @@ def check_model(lm: LM, prompts: list[list[int]], seed: int = 0) -> dict:
         "prompts": len(found),
         "edited": len(holding),
         "counterexamples": int((~found["equal"]).sum()),
-        "relabel_deviation": float(renamed["max_difference"].max(skipna=False)),
+        "relabel_deviation": round(largest, ROUNDING),
         "relabel_mismatches": int((~renamed["argmax_equal"]).sum()),
         "copy_mismatches": int((~copied["equal"]).sum()),
         "follows_row": bootstrap(swapped["follows_row"].astype(float), seed=seed),
@@ -114,7 +116,7 @@ def check_controls(
 
 
 def check_estimates(row: dict) -> dict[str, Estimate]:
-    """I2's parts from a row of `check_model`; what is counted has no seed."""
+    """I2's parts from a row of `check_model`."""
     relabelled = min(EDITED_PROMPTS, row["prompts"])
     sizes = {
         "counterexamples": row["prompts"],
@@ -122,7 +124,7 @@ def check_estimates(row: dict) -> dict[str, Estimate]:
         "relabel_mismatches": relabelled,
         "copy_mismatches": row["edited"],
     }
-    counted = {k: Estimate(row[k], row[k], row[k], n, "") for k, n in sizes.items()}
+    counted = {k: Estimate.exact(row[k], n) for k, n in sizes.items()}
     return counted | {"follows_row": row["follows_row"]}
 
 

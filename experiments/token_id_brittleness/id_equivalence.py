@@ -51,23 +51,35 @@ def check_relabelling(lm: LM, prompts: list, seed: int = 0) -> pd.DataFrame:
     """Give every token another id: permute the input rows and the head's rows alike.
 
     The renamed prompt must give the renamed logits. Columns as above, once the renaming
-    is undone; the head's rows are multiplied in another order, so that `equal` may be
-    False by rounding alone: judge max_difference and argmax_equal.
+    is undone. The head multiplies its rows in another order then, which rounds
+    otherwise; so it computes in float64 on both sides (not on MPS, which has none).
+    `equal` may still be False by a last digit: judge max_difference and argmax_equal.
     """
     table, head = lm.model.get_input_embeddings(), lm.model.get_output_embeddings()
     generator = torch.Generator().manual_seed(seed)
     new_id = torch.randperm(table.weight.shape[0], generator=generator).to(lm.device)
     old_id = new_id.argsort()
-    changes = [(module, "weight", module.weight[old_id]) for module in (table, head)]
+    precise = torch.float32 if lm.device.type == "mps" else torch.float64
+    own = [(head, "weight", head.weight.to(precise))]
     if getattr(head, "bias", None) is not None:
-        changes.append((head, "bias", head.bias[old_id]))
+        own.append((head, "bias", head.bias.to(precise)))
+    renamed = [(module, name, tensor[old_id]) for module, name, tensor in own]
+    renamed.append((table, "weight", table.weight[old_id]))
 
     def both(ids):
-        before = _logits(lm, input_ids=ids)
-        with replaced(changes):
+        with replaced(own):
+            before = _logits(lm, input_ids=ids)
+        with replaced(renamed):
             return before, _logits(lm, input_ids=new_id[ids])[..., new_id]
 
-    return _compare(lm, prompts, both)
+    def cast(_, inputs):
+        return tuple(x.to(precise) for x in inputs)
+
+    hook = head.register_forward_pre_hook(cast)
+    try:
+        return _compare(lm, prompts, both)
+    finally:
+        hook.remove()
 
 
 def check_copied_row(lm: LM, prompts: list, token: int) -> pd.DataFrame:
@@ -150,7 +162,8 @@ def _compare(lm: LM, prompts: list, both: Callable) -> pd.DataFrame:
 
 
 def _logits(lm: LM, **inputs: Tensor) -> Tensor:
-    return lm.model(**inputs, use_cache=False).logits.float()
+    logits = lm.model(**inputs, use_cache=False).logits
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _holding(lm: LM, prompts: list, token: int) -> list[list[int]]:

@@ -3,7 +3,9 @@
     rate_table           means with their intervals, for tables and figures
     dose_curves          rates and divergences over the dose, for the figure
     noise_radius         the dose of noise that halves the clean rate
-    noise_radius_ratio   the radius of markers over that of ordinary words
+    noise_radius_ratio   the radius of markers over that of the template's words
+    radius_censored      whether no dose tested halves the rate
+    radius_table         radii for a reader, ">=" where no dose halves the rate
     share_of_clean       a perturbed rate over the clean one
     step_share           the largest drop as a share of the whole drop
     noise_estimates      the parts of claim I4
@@ -23,6 +25,10 @@ import pandas as pd
 from experiments import stats
 from experiments.stats import Estimate
 
+UNSEEN_PARAPHRASE = (
+    "the mini corpus holds no markers written in plain words, so a mini model never "
+    "learned to read them"
+)
 LABELS = {"followed": "format followed", "kl": "KL of the first token (nats)"}
 
 
@@ -53,18 +59,43 @@ def noise_radius(frame: pd.DataFrame, kind: str, seed: int = 0) -> Estimate:
 
 
 def noise_radius_ratio(frame: pd.DataFrame, seed: int = 0) -> Estimate:
-    """Estimate the markers' radius over that of instruction words.
+    """Estimate the markers' radius over that of the template's words.
 
-    Below 1, markers stand less noise.
+    Below 1, markers stand less noise. Words of the instruction would be no control:
+    they carry the answer. A radius that no dose reaches counts as the largest dose.
     """
     doses, table = _curves(frame, "markers")
-    both = np.stack([table, _curves(frame, "instruction words")[1]], axis=1)
+    both = np.stack([table, _curves(frame, "template words")[1]], axis=1)
 
     def ratio(curves):
         first, second = (_half_dose(doses, curves[..., k, :]) for k in (0, 1))
         return first / second
 
     return _over_items(both, ratio, seed)
+
+
+def radius_censored(frame: pd.DataFrame, kind: str) -> bool:
+    """Tell whether the rate stays above half of the clean one at every dose."""
+    curve = _curves(frame, kind)[1].mean(0)
+    return bool((curve > curve[0] / 2).all())
+
+
+def radius_table(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """List the radius of each kind with its interval; ">=" for what no dose reached."""
+    found, largest = [], frame["dose"].max()
+    for kind in dict.fromkeys(frame["kind"]):
+        e = noise_radius(frame, kind, seed)
+        texts = [
+            f"{'>= ' * bool(at_end)}{x:.2f}"
+            for x, at_end in (
+                (e.value, radius_censored(frame, kind)),
+                (e.low, e.low >= largest),
+                (e.high, e.high >= largest),
+            )
+        ]
+        found.append((kind, texts[0], f"{texts[1]} to {texts[2]}", e.n))
+    columns = ["noise on", "dose that halves the rate (RMS)", "95 % interval", "n"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def share_of_clean(
@@ -104,7 +135,8 @@ def noise_estimates(
     """I4's parts: format@dose, format_small, radius_ratio, step_share, ...
 
     step_share is missing where noise on the markers does not lower the rate at all.
-    Beside them, unjudged: the radius of each kind and every edit as a share of clean.
+    Beside them, unjudged: of each kind the radius, and whether it is censored (1: no
+    dose halves the rate, and the largest stands); every edit as a share of clean.
     """
     markers = doses[doses["kind"] == "markers"].groupby("dose", sort=False)
     out = {
@@ -116,12 +148,17 @@ def noise_estimates(
     out["format_small"] = share_of_clean(doses, "dose", 0.0, 0.25, seed=seed)
     out["radius_ratio"] = noise_radius_ratio(doses, seed=seed)
     for kind in dict.fromkeys(doses["kind"]):
-        out[f"radius_{kind.replace(' ', '_')}"] = noise_radius(doses, kind, seed)
+        name, found = kind.replace(" ", "_"), noise_radius(doses, kind, seed)
+        out[f"radius_{name}"] = found
+        censored = radius_censored(doses, kind)
+        out[f"radius_censored_{name}"] = Estimate.exact(censored, found.n)
+    out["largest_dose"] = Estimate.exact(doses["dose"].max(), found.n)
     for kind, edit in dict.fromkeys(zip(edited["kind"], edited["edit"])):
         if edit != "as it is":
             name = f"{kind} {edit}".replace(" ", "_").rstrip("%")
             out[name] = share_of_clean(edited, "edit", "as it is", edit, kind, seed)
-    out["format_paraphrased"] = out["markers_in_plain_words"]
+    for part, edit in (("exchanged", "exchanged"), ("paraphrased", "in_plain_words")):
+        out[f"format_{part}"] = out.pop(f"markers_{edit}")
     with suppress(ValueError):  # no drop to share
         out["step_share"] = step_share(doses, seed=seed)
     return out

@@ -1,6 +1,7 @@
 """Models with a known answer, for checks that must be able to say yes and no.
 
-random_model   tiny, random weights. GPT-2, Qwen2 and Llama see embeddings only;
+random_model   tiny, random weights. GPT-2, Qwen2 and Llama see embeddings only; so
+               do Gemma 1 to 3, which scale them inside the embedding module;
                Gemma 3n looks up a further vector by id in every layer
 looks_at_ids   a wrapper with a second, mechanical track: one id moves a logit
 """
@@ -25,12 +26,15 @@ CONFIGS = {  # architecture -> its sizes, by the names of its configuration
     "gpt2": COMMON | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "qwen2": SIZES | {"tie_word_embeddings": True},
     "llama": SIZES | {"tie_word_embeddings": False},
+    "gemma": SIZES | {"head_dim": 8},
+    "gemma2": SIZES | {"head_dim": 8},
+    "gemma3": SIZES | {"head_dim": 8},
     "gemma3n": SIZES | GEMMA,
 }
 
 
 def random_model(architecture: str, seed: int = 0) -> LM:
-    """Build a two-layer "gpt2", "qwen2", "llama" or "gemma3n", without a tokenizer.
+    """Build a two-layer model of one of CONFIGS, without a tokenizer.
 
     Weights are larger than usual, so that different tokens give different logits.
     """
@@ -38,8 +42,8 @@ def random_model(architecture: str, seed: int = 0) -> LM:
 
     if architecture not in CONFIGS:
         raise ValueError(f"architecture {architecture!r}: expected one of {[*CONFIGS]}")
-    kind = architecture.replace("gemma3n", "gemma3n_text")
-    config = AutoConfig.for_model(kind, **CONFIGS[architecture])
+    kind = {"gemma3": "gemma3_text", "gemma3n": "gemma3n_text"}.get(architecture)
+    config = AutoConfig.for_model(kind or architecture, **CONFIGS[architecture])
     model = AutoModelForCausalLM.from_config(config)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():

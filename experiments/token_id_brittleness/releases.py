@@ -31,6 +31,6 @@ def repeat_estimates(matrix: pd.DataFrame) -> dict[str, Estimate]:
     affected = repeated.index.isin(AFFECTED)
     groups = {"repeat_affected": affected, "repeat_other": ~affected}
     return {
-        part: Estimate(*[repeated[group].mean()] * 3, int(group.sum()), "")
+        part: Estimate.exact(repeated[group].mean(), int(group.sum()))
         for part, group in groups.items()
     }

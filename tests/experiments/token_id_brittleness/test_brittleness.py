@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from experiments.prompts import Item
 from experiments.token_id_brittleness import dose_response, noise_radius, perturbations
-from harness import claims
+from harness import claims, judge
 from helpers.models import LM
 
 TEMPLATE = "{% for m in messages %}<s> w90 {{ m.content }} </s> {% endfor %}<s> w91"
@@ -118,25 +119,34 @@ SLOPE = [[1, 1, 0, 0]] * 10 + [[1, 1, 1, 0]] * 10
 
 
 def test_a_radius_is_where_half_is_lost():
-    table = frame({"markers": STEP, "instruction words": LATE, "other": NEVER})
+    table = frame({"markers": STEP, "template words": LATE, "other": NEVER})
     assert noise_radius.noise_radius(table, "markers").value == 1.5
-    assert noise_radius.noise_radius(table, "instruction words").value == 3.0
+    assert noise_radius.noise_radius(table, "template words").value == 3.0
     assert noise_radius.noise_radius(table, "other").value == 4.0
     assert noise_radius.noise_radius_ratio(table).value == 0.5
     mixed = noise_radius.noise_radius(frame({"markers": SLOPE}), "markers")
     assert mixed.value == 2.0 and mixed.low < 2.0 < mixed.high
 
 
+def test_a_radius_that_no_dose_reached_says_so():
+    table = frame({"markers": NEVER, "template words": LATE})
+    censored = {k: noise_radius.radius_censored(table, k) for k in table.kind.unique()}
+    assert censored == {"markers": True, "template words": False}
+    told = noise_radius.radius_table(table, 0).iloc[:, 1].tolist()
+    assert told == [">= 4.00", "3.00"]
+    assert noise_radius.noise_radius_ratio(table).value == pytest.approx(4 / 3)
+
+
 def test_parts_of_the_claim_are_all_there():
     doses = (0.0, 0.25, 2.0, 4.0)
-    table = frame({"markers": SLOPE, "instruction words": LATE}, doses)
-    names = dict(zip(doses, ("as it is", "in plain words", "deleted", "mixed 50%")))
+    table = frame({"markers": SLOPE, "template words": LATE}, doses)
+    names = dict(zip(doses, ("as it is", "in plain words", "exchanged", "mixed 50%")))
     edited = table.rename(columns={"dose": "edit"}).replace({"edit": names})
     found = noise_radius.noise_estimates(table, edited)
     assert {n for n in claims.rule_parts("I4") if n != "format"} <= found.keys()
     assert found["format_paraphrased"].value == 1 and found["format@2"].value == 0.5
     assert found["markers_mixed_50"].value == 0
-    never = frame({"markers": NEVER, "instruction words": LATE}, doses)
+    never = frame({"markers": NEVER, "template words": LATE}, doses)
     assert "step_share" not in noise_radius.noise_estimates(never, edited)
     nothing = noise_radius.noise_estimates(
         frame({"markers": [[0] * 4] * 20}, doses), edited
@@ -161,8 +171,8 @@ def test_small_noise_is_told_from_large_and_kinds_from_each_other():
     doses = (0.0, 0.25, 1.0, 2.0)
     few = frame({"markers": [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 0, 0, 0],
                              [0, 0, 0, 0]],
-                 "instruction words": [[1, 1, 1, 0]] * 5}, doses)  # fmt: skip
-    names = dict(zip(doses, ("as it is", "in plain words", "deleted", "mixed 25%")))
+                 "template words": [[1, 1, 1, 0]] * 5}, doses)  # fmt: skip
+    names = dict(zip(doses, ("as it is", "in plain words", "exchanged", "mixed 25%")))
     edited = few.rename(columns={"dose": "edit"}).replace({"edit": names})
     found = {
         name: part.value
@@ -172,10 +182,11 @@ def test_small_noise_is_told_from_large_and_kinds_from_each_other():
     assert found == pytest.approx({
         "format@0": 0.8, "format@0.25": 0.4, "format@1": 0.2, "format@2": 0,
         "format_small": 0.5, "step_share": 0.5, "radius_ratio": 0.25 / 1.5,
-        "radius_markers": 0.25, "radius_instruction_words": 1.5,
-        "markers_in_plain_words": 0.5, "markers_deleted": 0.25, "markers_mixed_25": 0,
-        "instruction_words_in_plain_words": 1, "instruction_words_deleted": 1,
-        "instruction_words_mixed_25": 0, "format_paraphrased": 0.5,
+        "radius_markers": 0.25, "radius_template_words": 1.5,
+        "radius_censored_markers": 0, "radius_censored_template_words": 0,
+        "markers_mixed_25": 0, "template_words_in_plain_words": 1,
+        "template_words_exchanged": 1, "template_words_mixed_25": 0,
+        "format_paraphrased": 0.5, "format_exchanged": 0.25, "largest_dose": 2,
     })  # fmt: skip
 
 
@@ -211,3 +222,78 @@ def test_the_whole_sweep_on_a_tiny_model(chat):
     assert set(edits[edits["kind"] != "markers"]["edit"]) == always
     rates = noise_radius.rate_table(edits, ["kind", "edit"], "p_end")
     assert rates["n"].eq(4).all() and rates["value"].between(0, 1).all()
+
+
+class Heeds(nn.Module):
+    """Answers in format while the rows it heeds are near enough; else never ends.
+
+    heeded: how many positions must hold which ids, and how far off each may be, in
+    norms of its row. graded: each prompt has a share of that of its own.
+    """
+
+    def __init__(self, lm, heeded, graded):
+        super().__init__()
+        self.model, self.embed, self.heeded, self.graded = (
+            lm.model,
+            lm.embed,
+            heeded,
+            graded,
+        )
+        self.config, self.generation_config = (
+            lm.model.config,
+            lm.model.generation_config,
+        )
+        self.get_input_embeddings = lm.model.get_input_embeddings
+
+    def forward(self, inputs_embeds=None, position_ids=None, **inputs):
+        out = self.model(
+            inputs_embeds=inputs_embeds, position_ids=position_ids, **inputs
+        )
+        says = 8  # the gold answer, "w5", then the end; 50 where it does not follow
+        if inputs_embeds.shape[1] == 1:
+            says = 2
+        else:
+            self.follows = torch.ones(len(inputs_embeds), dtype=torch.bool)
+            share = (inputs_embeds[:, 3].sum(-1).abs() * 1e3) % 1 if self.graded else 1
+            for ids, count, within in self.heeded:
+                rows = self.embed[ids]
+                away = (inputs_embeds[:, :, None] - rows).norm(dim=-1) / rows.norm(
+                    dim=-1
+                )
+                near = (
+                    away.amin(-1) <= torch.as_tensor(within * share + 1e-6).view(-1, 1)
+                ).sum(1)
+                self.follows &= near >= count
+        out.logits[:, -1, :] -= 1e4
+        out.logits[self.follows, -1, says] += 2e4
+        out.logits[~self.follows, -1, 50] += 2e4
+        return out
+
+
+MARKERS, TEMPLATE_WORDS = ([1, 2], 3), ([93, 94], 2)  # ids, how many of them
+
+
+@pytest.mark.parametrize(
+    "heeded,graded,verdict",
+    [
+        ([(*MARKERS, 0.1)], False, "reproduced"),  # met exactly, or not at all
+        ([(*MARKERS, 5), (*TEMPLATE_WORDS, 3)], True, "not reproduced"),
+        ([(*TEMPLATE_WORDS, 3)], True, "not tested"),  # deaf to markers
+    ],
+    ids=["exact markers", "all alike", "deaf to markers"],
+)
+def test_planted_readers_of_markers_get_their_verdicts(chat, heeded, graded, verdict):
+    lm = LM(Heeds(chat, heeded, graded), chat.tokenizer, "planted")
+    words = [f"w{i} w{i + 1} w{2 * i % 80} w7" for i in range(8, 68)]
+    items = [Item(w, "s", w, "w5") for w in words]
+    marked = perturbations.locate_markers(lm, items)
+    kinds = ("markers", "template words")
+    doses = dose_response.respond_to_noise(lm, marked, kinds=kinds)
+    edited = dose_response.respond_to_edits(lm, marked, (1.0,), ("markers",))
+    found = noise_radius.noise_estimates(doses, edited)
+    rows = [claims.measured("I4", n, part, cell="m") for n, part in found.items()]
+    if graded:  # as on mini models
+        rows = [row for row in rows if row["part"] != "format_paraphrased"]
+        reason = noise_radius.UNSEEN_PARAPHRASE
+        rows.append(claims.not_tested("I4", reason, "format_paraphrased", "m"))
+    assert judge.judge("I4", rows, "mini").verdict == verdict

@@ -25,6 +25,7 @@ from experiments.token_id_brittleness.planted_models import (
 )
 
 MARKER, OTHER = 7, 9
+GEMMA = ("gemma", "gemma2", "gemma3")  # they scale embeddings inside the module
 
 
 def prompts(n=40, seed=0):
@@ -37,7 +38,7 @@ def prompts(n=40, seed=0):
     ]
 
 
-@pytest.fixture(scope="module", params=["gpt2", "qwen2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", "qwen2", "llama", *GEMMA])
 def lm(request):
     return random_model(request.param)
 
@@ -55,7 +56,36 @@ def test_ids_equal_their_embeddings(lm):
 
 def test_relabelling_changes_names_only(lm):
     frame = id_equivalence.check_relabelling(lm, prompts())
-    assert frame["argmax_equal"].all() and frame["max_difference"].max() < 1e-5
+    assert frame["argmax_equal"].all() and frame["max_difference"].max() < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_relabelling_is_not_decided_by_rounding(dtype):
+    """Two rows that differ by less than half a precision can hold, and large logits."""
+    lm = random_model("llama")
+    head = lm.model.get_output_embeddings()
+    head.weight *= 1e3
+    lm.model.to(dtype)
+    frame = id_equivalence.check_relabelling(lm, prompts())
+    assert frame["argmax_equal"].all() and frame["max_difference"].max() < 1e-6
+    assert head.weight.dtype == dtype and not head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("architecture", GEMMA)
+def test_rows_of_the_table_are_not_what_gemma_reads(architecture):
+    """The check takes the module's output; the bare rows would be another prompt."""
+    lm = random_model(architecture)
+    table = lm.model.get_input_embeddings()
+    ids = torch.tensor([[MARKER, 3, 4]])
+    assert torch.equal(lm.embed[ids], table(ids))
+    ours = lm.model(inputs_embeds=table(ids)).logits
+    assert torch.equal(ours, lm.model(input_ids=ids).logits)
+    assert not torch.allclose(ours, lm.model(inputs_embeds=table.weight[ids]).logits)
+
+
+def test_a_gemma_that_looks_at_ids_is_reported():
+    planted = looks_at_ids(random_model("gemma3"), MARKER)
+    assert not check_id_embedding_equivalence(planted, prompts(20))["equal"].any()
 
 
 def test_a_copied_row_behaves_as_the_row(lm):

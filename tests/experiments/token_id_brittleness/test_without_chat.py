@@ -20,7 +20,7 @@ def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
     rows = pd.read_csv(tmp_path / "03_token_id_brittleness.measured.csv")
     not_tested = rows[rows["reason"].notna()]
     assert not_tested["claim"].tolist() == ["I1", "I3", "I4"]
-    assert set(rows["claim"]) == {"I1", "I2", "I3", "I4", "I5"}
+    assert set(rows["claim"]) == {"I0", "I1", "I2", "I3", "I4", "I5"}
     assert (tmp_path / "03_provenance.json").exists()
     counts = [c.execution_count for c in executed.cells if c.cell_type == "code"]
     ran = [count for count in counts if count is not None]
