@@ -19,8 +19,8 @@ from experiments.stats import Estimate
 from harness import claims, judge, wording
 from harness.clauses import VERDICTS
 
-# For `ids` a token's row and a mixture of rows lead to the same: no prompt or pair tells
-# top token and mixture apart, and a reason takes the numbers' place.
+# For `ids` a token's row and a mixture of rows lead to the same: no prompt and no pair
+# tells top token and mixture apart, and a reason takes the numbers' place.
 NOTHING = "nothing to tell apart"
 
 # The top token's prediction alone scores .8 on R1's scale (0: another prompt's concept,
@@ -34,7 +34,7 @@ R1 = {
     "ids": (NOTHING, "not tested"),
 }
 # Recall of the top token's content: .9 of it comes back as text. Answers are shorter
-# than the frame, so that the cut leaves nothing. R2 cannot tell whole from top: R1 does.
+# than the frame: the cut leaves nothing. R2 cannot tell whole from top: R1 does.
 HEARD = {"ceiling": 0.9, "floor": 0.1, "recall": 0.9, "recall_sliced": 0.0}
 R2 = {
     "whole": (HEARD, "artefact"),
