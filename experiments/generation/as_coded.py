@@ -40,7 +40,8 @@ DIFFERENCES = {
     ),
     "stopped": (
         "early stop", "by entropy, no threshold named",
-        "two steps in a row below 1 nat, entropy at temperature 0.8",
+        "two steps in a row below 1 nat, entropy at temperature 0.8, and only where "
+        "metrics are asked for",
         "share of prompts it stops",
     ),
     "length": ("early stop", "", "", "mean length it leaves"),
