@@ -215,8 +215,8 @@ def _one_minus(e: Estimate) -> Estimate:
 
 
 def interval_text(e: Estimate) -> str:
-    """value (low to high), to two digits."""
-    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
+    """value [low, high], to two digits."""
+    return f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
 
 
 def excess(
