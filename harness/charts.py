@@ -235,8 +235,9 @@ def dots(
     places = {value: i for i, value in enumerate(dict.fromkeys(frame[y]))}
     figure, [(axes, frame)] = _figure(frame, None, title, height=0.62 * len(places) + 2)
     series = _series(frame, by)
+    apart = min(0.34, 0.8 / len(series))  # of a row's points
     for i, label, rows in series:
-        at = [places[v] + 0.34 * (i - (len(series) - 1) / 2) for v in rows[y]]
+        at = [places[v] + apart * (i - (len(series) - 1) / 2) for v in rows[y]]
         axes.plot(rows[x], at, MARKERS[i], color=COLOURS[i], markersize=9, label=label)
         if low and high:
             axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)

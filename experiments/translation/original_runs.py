@@ -7,6 +7,7 @@
     sample_continuations  what `model.generate` samples after them, seeded
     run_experiment        one row a sample: the whole text, and what the cut leaves
     run_all               the same for all experiments of one of the original's models
+    run_on_models         GPT-2's on the first model of a set, Qwen's on the last
     shares                shares of answers by experiment and filling, with intervals
     run_table, said_dots  the same to show, and for the figure; answer_examples: texts
     cut_parts             R5a: is the output the whole answer without its first tokens?
@@ -65,10 +66,10 @@ SHARED = ("FULLWIDTH", "FEMININE", "MASCULINE", "MODIFIER", "MATHEMATICAL", "MIC
 PARTS = ("empty_whole", "empty_cut", "says_whole", "says_cut")
 CONTROLS = ("text", "top tokens", "other prompt", "random vectors")
 SHOWN = {  # of the figure: what it is called, filling, part
-    "concept tokens, decoded whole": ("concept tokens", "says_whole"),
-    "concept tokens, after the cut": ("concept tokens", "says_cut"),
+    "concept tokens, whole": ("concept tokens", "says_whole"),
+    "concept tokens, cut": ("concept tokens", "says_cut"),
     "content as text (ceiling)": ("text", "says_whole"),
-    "another prompt's concept tokens (floor)": ("other prompt", "says_whole"),
+    "another prompt's (floor)": ("other prompt", "says_whole"),
 }
 
 
@@ -88,7 +89,7 @@ def experiments(model: str = "") -> pd.DataFrame:
 
 
 def parse_sampling(sampling: str) -> dict[str, float]:
-    """Turn "sampled: T 0.8, top-k 50, penalty 1.2" into settings of `generate`."""
+    """Turn "sampled: T 0.8, top-k 50, ..." into settings of `generate`."""
     settings = {"top_p": 1.0, "top_k": 0, "temperature": 1.0, "repetition_penalty": 1.0}
     for name, word in SAMPLING.items():
         if found := re.search(rf"(?<!\w){re.escape(word)} ([\d.]*\d)", sampling):
@@ -346,6 +347,16 @@ def run_all(
             head = {"experiment": name, "positions": "twice" if doubled else "once"}
             rows += [head | row for row in found]
     return pd.DataFrame(rows), reasons
+
+
+def run_on_models(
+    lms: dict[str, LM], samples: int = 64, seed: int = 0
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Run GPT-2's experiments on the first model and Qwen's on the last: as run_all."""
+    first, *_, last = [*lms.values(), *lms.values()]
+    qwen, qwen_reasons = run_all(last, "Qwen", samples, seed)
+    gpt2, gpt2_reasons = run_all(first, "gpt2", samples, seed)
+    return pd.concat([qwen, gpt2], ignore_index=True), qwen_reasons | gpt2_reasons
 
 
 def shares(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -91,7 +91,9 @@ def test_settings_are_those_of_the_run():
         "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.1
     }  # fmt: skip
     assert settings["gpt2-completion-france"]["top_p"] == 0.95
-    assert settings["qwen-instruction-france"]["repetition_penalty"] == 1.2
+    assert settings["qwen-instruction-france"] == {
+        "temperature": 0.8, "top_k": 50, "top_p": 0.8, "repetition_penalty": 1.2
+    }  # fmt: skip
     assert all(s["temperature"] < 1 and s["top_k"] for s in settings)
 
 
