@@ -229,7 +229,7 @@ def score_model(
 def way_scores(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Average scores (with a column model) by model, task and way that was run."""
     return pd.DataFrame(
-        {"model": model, "task": task, "way": way}
+        {"model": model, "task": task, "way": way.replace("_of", f" of {SAMPLES}")}
         | vars(bootstrap(part[way].dropna(), seed=seed))
         for (model, task), part in scored.groupby(["model", "task"], sort=False)
         for way in (*WAYS, "best_of")
