@@ -184,7 +184,7 @@ def loop_rate(trace: ConceptTrace, seed: int = 0) -> Estimate:
 def stop_parts(
     rows: pd.DataFrame, greedy: Estimate, seed: int = 0
 ) -> dict[str, Estimate]:
-    """G5's parts, and beside them the share of runs that stop and their mean length.
+    """G5's parts; beside them, unjudged, what a random stop leaves, stops and lengths.
 
     greedy: loop_rate of greedy decoding after the same prompts.
     """
@@ -196,6 +196,7 @@ def stop_parts(
         "loop_difference": Estimate(*numbers, e.n, e.seed),
         "stopped_looping": bootstrap(rows.inside, seed=seed),
         "stopped_looping_random": bootstrap(rows.inside_random, seed=seed),
+        "loop_rate_random": bootstrap(rows.random, seed=seed),
         "stopped": bootstrap(rows.stopped, seed=seed),
         "length": bootstrap(rows.length, seed=seed),
     }

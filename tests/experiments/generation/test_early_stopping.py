@@ -97,7 +97,7 @@ def test_what_two_stops_do_by_hand():
     assert rows.length.tolist() == [1, 3] and rows.random.tolist() == [0.5, 1]
     parts = early_stopping.stop_parts(rows, GREEDY)
     assert {k: e.value for k, e in parts.items()} == {
-        "loop_rate_greedy": 0.2, "length": 2,
+        "loop_rate_greedy": 0.2, "length": 2, "loop_rate_random": 0.75,
         "loop_rate_free": 1, "loop_difference": -0.25, "stopped": 0.5,
         "stopped_looping": 0.5, "stopped_looping_random": 0.25,
     }  # fmt: skip
