@@ -111,8 +111,8 @@ def cut_summary(table: pd.DataFrame) -> pd.DataFrame:
 def cut_points(table: pd.DataFrame) -> pd.DataFrame:
     """List the points of `cut_table` for the figure, each length and outcome once.
 
-    Columns: printed (nothing or a text), new_tokens, vectors, experiments (how many),
-    names: at the middle one of the points in a row those of all of them, else "".
+    Columns: printed (nothing or a text), both lengths, experiments (how many), names:
+    at the middle one of the points in a row those of all of them, else "".
     """
     printed = table["printed_empty"].map(
         {True: "printed nothing", False: "printed a text"}
@@ -126,8 +126,8 @@ def cut_points(table: pd.DataFrame) -> pd.DataFrame:
         for i, (vectors, many) in enumerate(counts.items()):
             middle = i == len(counts) // 2
             found.append((*key, vectors, many, ",\n".join(lines) if middle else ""))
-    columns = ["printed", "new_tokens", "vectors", "experiments", "names"]
-    return pd.DataFrame(found, columns=columns)
+    columns = ["printed", "new tokens allowed", "vectors in the prompt"]
+    return pd.DataFrame(found, columns=[*columns, "experiments", "names"])
 
 
 def cut_estimates(table: pd.DataFrame) -> dict[str, Estimate]:
