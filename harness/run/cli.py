@@ -278,7 +278,7 @@ def parser() -> argparse.ArgumentParser:
             default="mini",
             dest="set_name",
             metavar="SET",
-            help="mini, paper or a name of your own",
+            help="mini, smollm2, paper, ... (docs/models.md), or a name of your own",
         )
     commands.add_parser("publish", help="mini's outputs into notebooks/ and README.md")
     child = commands.add_parser("one")  # what notebook_process.start calls

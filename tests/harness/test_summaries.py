@@ -1,6 +1,7 @@
 """findings.csv: every sentence has its numbers, and says them as they are."""
 
 import csv
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,23 +24,36 @@ def test_every_measured_claim_but_one_has_a_sentence():
     assert {*summaries.summary_templates()} <= measured
 
 
+def published_rows():
+    paths = files.figures_dir("mini").glob("*.measured.csv")
+    return [row for path in paths for row in claims.read_rows(path)]
+
+
 def test_every_number_of_a_sentence_is_measured_on_mini():
-    kept = [
-        r
-        for path in files.figures_dir("mini").glob("*.measured.csv")
-        for r in claims.read_rows(path)
-    ]
-    for claim in summaries.summary_templates():
+    kept = published_rows()
+    measured = {row["claim"] for row in kept if not row["reason"]}
+    for claim in measured & {*summaries.summary_templates()}:
         said = summaries.summary_sentence(claim, kept)
         assert said and "{" not in said, (claim, summaries.summary_parts(claim))
 
 
+def test_a_number_whose_interval_spans_zero_is_told_with_it():
+    spans = {
+        (row["claim"], row["part"])
+        for row in published_rows()
+        if not row["reason"] and row["low"] < 0 < row["high"]
+    }
+    told = {
+        (claim, part)
+        for claim, text in summaries.summary_templates().items()
+        for part, _, kind, interval in re.findall(summaries.SLOT, text)
+        if not interval and kind != ".n"
+    }
+    assert not spans & told
+
+
 def test_the_published_sentences_are_those_of_the_published_rows():
-    kept = [
-        r
-        for path in files.figures_dir("mini").glob("*.measured.csv")
-        for r in claims.read_rows(path)
-    ]
+    kept = published_rows()
     with open(files.figures_dir("mini") / "verdicts.csv", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row["verdict"] != "not tested":
