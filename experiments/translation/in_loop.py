@@ -5,7 +5,7 @@
     excess             what the mixture adds to its top token: 0 nothing, 1 all
     interval_text      an estimate as it stands in a table
     js_beside_kl       the same in JS (R1, R6) and in KL (N3 of notebook 04)
-    score_bins         the scores in bins of the top weight, for the figure
+    score_bins         all prompts by the weight of the top token, for the figure
     bin_table          one row a cell and bin, for reading
 
 Every row of a frame is one prompt and step. Intervals draw whole templates.
@@ -253,14 +253,14 @@ def js_beside_kl(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
 
 
 def score_bins(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
-    """Score the prompts that count in bins of p_max, of two prompts or more.
+    """Score all prompts in bins of p_max, of two prompts or more.
 
     -> one row a cell, bin and line: cell, bin, line, value, low, high, n.
     """
     table = []
     for name, frame in rows.items():
         keys = ["step", pd.cut(frame["p_max"], BINS, labels=bin_names())]
-        for (step, inside), part in _differing(frame).groupby(keys, observed=True):
+        for (step, inside), part in frame.groupby(keys, observed=True):
             found = _scores(part, seed) if len(part) > 1 else {}
             for line, label in LINES.items():
                 e = found.get(f"score_{line}".replace("_mixture", ""))
