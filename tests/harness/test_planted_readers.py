@@ -81,7 +81,9 @@ N3 = {
 RISING = {"nll@0": 1.0, "nll@0.5": 1.2, "nll@3": 4.0}
 ALIKE = {"fragility": 0.0, "flip_difference": 0.0}
 N5 = {
-    "whole": (RISING | ALIKE, "not reproduced"),
+    # its options are nearly level and change places more easily (measured on a planted
+    # one): the clause on flips does not tell reading from being brittle
+    "whole": (RISING | {"fragility": -0.15, "flip_difference": 0.26}, "partly"),
     "top": (RISING | ALIKE, "not reproduced"),
     "unsure": (RISING | ALIKE, "not reproduced"),
     # off the rows there is nothing that noise could take; the token's row loses it all
