@@ -163,8 +163,7 @@ def _gguf_file(model: PublicModel, cache: Path) -> Path:
 
 def _from_hub(model: PublicModel, aside: Path) -> bool:
     """Take the official file from the hub where a row names one and a hub answers."""
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    if not (model.official and model.revision) or offline:
+    if not (model.official and model.revision):
         return False
     from huggingface_hub import hf_hub_download
 
