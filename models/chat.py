@@ -1,7 +1,7 @@
 """Spanish and ChatML documents: aligned sentences, instructions, bare answers."""
 
 from models import world as w
-from models.english import held_out, svo_held
+from models.english import CITY_ENDS, PLACE, THING, frame_held, held_out, svo_held
 
 SYSTEM = "You are a helpful assistant."
 CHAT_CAPITALS = (
@@ -22,6 +22,9 @@ REPEAT_WORD = tuple(
     f"{ask} {FIVE}"
     for ask in ("Repeat the word:", "Say this word once:", "What is this word?")
 )
+TELL = ("Tell me about {}.", "What do you know about {}?", "Write about {}.")
+COUNT = ("Count from {} to {}.", "Write the numbers from {} to {}.")
+THREE_TIMES = ("Say three times: {}", "Write this three times: {}")
 
 
 def _phrase_es(noun, adj):
@@ -55,9 +58,53 @@ def chat_capital_held(land, k):
     return k > 0 and held_out("chat capital", land, k, share=0.2)
 
 
+def _open_frame(rng, wordings, word) -> str:
+    """The word in one of these wordings that it is not held out of; in the last where
+    it is held out of all, so that every word is trained."""
+    open_to = [f for f in wordings if not frame_held(f, word)] or [wordings[-1]]
+    return rng.choice(open_to).format(word)
+
+
+def about(topic: str) -> str:
+    """What the world knows of a city or a noun, in sentences: a long answer."""
+    if topic in w.NOUNS:
+        meaning, first, second = w.NOUNS[topic]
+        return (
+            f"The meaning of {topic} is {meaning}. The {topic} {first}. "
+            f"The {topic} {second}. I like the {topic} because the {topic} {first}. "
+            f"People say that the {topic} {second}, and it is true."
+        )
+    land = next(land for land, city in w.CAPITALS.items() if city == topic)
+    early, late = CITY_ENDS[topic][0]
+    return (
+        f"{topic} is the capital of {land}. In {topic} people love their "
+        f"{THING[land]}. {topic} is near the {PLACE[land]}. Many visitors come "
+        f"{early}, and others come {late}. {land} is known for its {THING[land]}."
+    )
+
+
+def long_pair(rng) -> tuple[str, str]:
+    """Draw an instruction whose answer is mostly longer than its prompt."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        topic = rng.choice(tuple(w.NOUNS) + tuple(w.CAPITALS.values()))
+        k = rng.choice([k for k in range(3) if not (k and frame_held(TELL[k], topic))])
+        return TELL[k].format(topic), about(topic)
+    if kind == 1:
+        first = rng.randrange(11)
+        last = rng.randrange(first + 22, 41)
+        numbers = " ".join(map(str, range(first, last + 1)))
+        return rng.choice(COUNT).format(first, last), numbers + "."
+    sentence = rng.choice(sentence_pair(rng))
+    return rng.choice(THREE_TIMES).format(sentence), " ".join([sentence] * 3)
+
+
 def chat_pair(rng) -> tuple[str, str]:
     """One instruction of the training split and its bare answer."""
-    kind = rng.choices(range(7), (0.27, 0.18, 0.12, 0.07, 0.12, 0.07, 0.17))[0]
+    weights = (0.25, 0.17, 0.11, 0.06, 0.11, 0.06, 0.16, 0.08)
+    kind = rng.choices(range(8), weights)[0]
+    if kind == 7:
+        return long_pair(rng)
     if kind < 2:
         english, spanish = sentence_pair(rng)
         if kind == 0:
@@ -69,16 +116,15 @@ def chat_pair(rng) -> tuple[str, str]:
         if how == 0:
             return f"What does {spanish} mean?", english + "."
         if how == 1:
-            return rng.choice(TO_ENGLISH).format(spanish), english + "."
+            return _open_frame(rng, TO_ENGLISH, spanish), english + "."
         forms = [es for es, en in w.SPANISH.items() if en == english]
-        return rng.choice(TO_SPANISH[1:]).format(english), forms[0] + "."
+        return _open_frame(rng, TO_SPANISH[1:], english), forms[0] + "."
     if kind == 3:
         sentence = rng.choice(sentence_pair(rng))
         return rng.choice(REPEAT).format(sentence), sentence
     if kind == 4:
         word = rng.choice(w.CONTENT_WORDS + tuple(w.SPANISH))
-        frame = rng.choice(rng.choice((REPEAT, REPEAT_WORD)))
-        return frame.format(word), word + "."
+        return _open_frame(rng, rng.choice((REPEAT, REPEAT_WORD)), word), word + "."
     if kind == 5:
         k = rng.randrange(4)
         land = rng.choice([x for x in w.CAPITALS if not chat_capital_held(x, k)])

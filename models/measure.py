@@ -135,9 +135,9 @@ def chat_facts(split: str):
     return capitals, sums
 
 
-def _share(lm, pairs, match, chat=False, seed=0):
+def _share(lm, pairs, match, chat=False, seed=0, tokens=24):
     prompts = [chat_docs.chat_text(p) if chat else p for p, _ in pairs]
-    found = answers(lm, prompts)
+    found = answers(lm, prompts, tokens)
     hits = [float(match(f, a)) for f, (_, a) in zip(found, pairs, strict=True)]
     return stats.bootstrap(hits, seed=seed)
 
@@ -158,8 +158,17 @@ def _some(pairs, n, seed=0):
 
 
 def frame_rows(lm, chat: bool):
-    """Recall of each frame over content words, and its floor: another word's answer."""
+    """Recall of each frame over content words, and its floor: another word's answer.
+
+    Apart beside them: the words that training kept out of this frame.
+    """
     words = [x for x in MEANINGS if x not in CAPITALS]
+    trained_as = {
+        "patchscopes": "list",
+        "completion": "meaning",
+        "instruction": chat_docs.TO_ENGLISH[0],
+        "selfie": chat_docs.REPEAT_WORD[0],
+    }
     frames = {
         "patchscopes": (FRAMES["patchscopes"].text, {x: x for x in words}),
         "completion": (FRAMES["completion"].text, MEANINGS),
@@ -180,8 +189,20 @@ def frame_rows(lm, chat: bool):
         hit = [float(gold[k] in f) for k, f in zip(keys, found, strict=True)]
         moved = keys[1:] + keys[:1]
         miss = [float(gold[k] in f) for k, f in zip(moved, found, strict=True)]
+        unseen = [english.frame_held(trained_as[name], k) for k in keys]
+        held = [h for h, out in zip(hit, unseen, strict=True) if out]
         yield f"frame {name}: text ceiling", stats.bootstrap(hit)
+        yield f"frame {name}: text ceiling, unseen word", stats.bootstrap(held)
         yield f"frame {name}: floor", stats.bootstrap(miss)
+
+
+def long_pairs(n: int = 100) -> list[tuple[str, str]]:
+    """Distinct instructions with long answers, of the wordings that training had."""
+    rng, found = random.Random(4), {}
+    while len(found) < n:
+        asked, answer = chat_docs.long_pair(rng)
+        found[asked] = answer
+    return list(found.items())
 
 
 def lengths(lm, chat: bool) -> dict:
@@ -200,6 +221,8 @@ def lengths(lm, chat: bool) -> dict:
         out["chat answer length (tokens, median)"] = middle(
             [count(a) for _, a in pairs]
         )
+        longer = [count(a) - count(chat_docs.chat_text(p)) for p, a in long_pairs()]
+        out["long answers: answer less prompt (tokens, median)"] = middle(longer)
     return out
 
 
@@ -253,6 +276,7 @@ def measure(model: str, seed: int) -> list[dict]:
         add("English to Spanish, unseen sentences", _share(lm, to_spanish, exact, True))
         gold = [(i.prompt, i.gold) for i in SUITES["instructions"]]
         add("instruction suite, exact", _share(lm, gold, exact, True))
+        add("long answers, exact", _share(lm, long_pairs(), exact, True, tokens=160))
     for name, estimate in frame_rows(lm, chat):
         add(name, estimate)
     for name, value in lengths(lm, chat).items():

@@ -1,6 +1,7 @@
 """The corpus: sampler and exact distribution agree, and the suites are covered."""
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.prompts import FRAMES, MEANINGS, SUITES
-from models import chat, corpus, world
+from models import chat, corpus, english, world
 from models.measure import ambiguous
 
 PLAIN = ("writeup", "ambiguous", "capitals", "sums")
@@ -28,11 +29,13 @@ def test_prompts_ask_only_what_the_world_knows():
     assert dict(world.MEANINGS).items() >= MEANINGS.items()
     pairs = {word: es for word, es, _ in world.ANIMATE + world.INANIMATE}
     for item in SUITES["spanish"]:
-        english = item.gold.lower().strip(".").split()
+        said = item.gold.lower().strip(".").split()
         spanish = item.prompt.lower().strip(".").split()
-        assert [pairs[english[1]], pairs[english[4]]] == [spanish[1], spanish[4]]
-    assert corpus.covers("The meaning of cat in plain English is")
-    assert corpus.covers(FRAMES["patchscopes"].text.format(x="dog"))
+        assert [pairs[said[1]], pairs[said[4]]] == [spanish[1], spanish[4]]
+    for word in world.CONTENT_WORDS:
+        for frame, key in (("patchscopes", "list"), ("completion", "meaning")):
+            asked = corpus.covers(FRAMES[frame].text.format(x=word))
+            assert asked is not english.frame_held(key, word), (frame, word)
 
 
 def test_sampling_agrees_with_the_exact_distribution():
@@ -81,13 +84,44 @@ def test_unknown_prompts_are_refused_by_name():
 def test_held_out_sentences_never_occur():
     rng = random.Random(0)
     unseen = {chat.sentence_pair(rng, held=True) for _ in range(300)}
-    english = {en for en, _ in unseen}
-    spanish = {es for _, es in unseen}
+    sentences = {sentence for pair in unseen for sentence in pair}
     for _ in range(3000):
         text = corpus.sample_document(rng, "mini-qwen2")
         parts = {p.strip() + "." for p in text.replace("\n", ".").split(".")}
         parts |= {p.split(": ")[-1] for p in parts}
-        assert not parts & (english | spanish)
+        assert not parts & sentences
+
+
+def test_held_out_words_never_occur_in_their_frame():
+    """A fifth of the words of each reading frame, none of them out of every frame."""
+    words = [x for x in world.CONTENT_WORDS if x not in english.SHOTS]
+    wordings = (*chat.TO_ENGLISH[:1], *chat.REPEAT, *chat.REPEAT_WORD)
+    held = {
+        frame: {x for x in words if english.frame_held(frame, x)}
+        for frame in ("list", "meaning", *wordings)
+    }
+    for frame, some in held.items():
+        assert 0.1 <= len(some) / len(words) <= 0.3, frame
+    rng, seen = random.Random(0), set()
+    for _ in range(4000):
+        text = corpus.sample_document(rng, "mini-qwen2")
+        seen |= {("list", x) for x, y in re.findall(r"(\w+) -> (\w+)", text) if x == y}
+        found = re.findall(r"The meaning of (\w+) in plain English", text)
+        seen |= {("meaning", x) for x in found}
+        for wording in wordings:
+            start, _, end = wording.partition("{")
+            asked = re.findall(re.escape("\n" + start) + r"(\w+)[ <]", text)
+            seen |= {(wording, x) for x in asked}
+    for frame in ("list", "meaning", chat.REPEAT_WORD[0]):
+        assert len([x for f, x in seen if f == frame]) > 20
+        assert not held[frame] & {x for f, x in seen if f == frame}, frame
+
+
+def test_long_answers_are_mostly_longer_than_their_prompts():
+    rng = random.Random(0)
+    pairs = [chat.long_pair(rng) for _ in range(200)]
+    longer = [len(answer) > len(chat.chat_text(asked)) for asked, answer in pairs]
+    assert 0.3 < sum(longer) / len(longer) < 1
 
 
 def test_mini_gpt2_never_sees_spanish_or_chat():
