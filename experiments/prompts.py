@@ -1,32 +1,49 @@
 """What is asked of the models, as plain data: prompts, answers and frames.
 
-    SUITES        name -> Items; every suite but "writeup" has at least forty
+    suites        a set's suites, name -> Items; all but "writeup" have at least forty
     FRAMES        name -> Frame: a text with a slot {x} for a word or a vector
     MEANINGS      word -> what it means in plain English
     prompt_suite  the prompts of notebook 01, of every kind in turn
     template_of   a prompt's wording without the words that vary
 
-The English is ordinary, so that any language model can be asked; the mini models'
-world (models/world.py) holds every fact asked for here, and a test checks that.
+The set `mini` is asked about its own small world (models/world.py), which holds every
+fact asked for here; a test checks that. Every other set is asked in natural language:
+natural_prompts.csv, written for this repository and taken from no data set.
+
+    writeup        the two prompts of Table 4.1
+    ambiguous      the next word is one of a few, and what follows depends on which
+    capitals, sums what is asked has one right answer
+    meanings       a word -> what it means in plain English
+    spanish        sentences -> English
+    spanish_words  words -> English; natural only
+    instructions   chat instructions with short answers
+    long           chat instructions whose answers are longer than their prompt
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import csv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, product, zip_longest
+from pathlib import Path
 
 import numpy as np
 
 from models.facts import CAPITALS, JOURNEYS, NAMES
 
+NATURAL = Path(__file__).with_name("natural_prompts.csv")
+
 
 @dataclass(frozen=True)
 class Item:
-    """One prompt of a suite; `gold` is the right answer, or "" where none is right.
+    """One prompt of a suite, and what counts as right (scoring.is_right).
 
     template: the prompt with "_" for the words that vary, as in "The _ feeds the".
     Prompts of one template are near copies: intervals draw them together.
+    accepted: phrases of which an answer must hold one. gold: the first of them, or ""
+    where there is none. required: phrases of which an answer must hold every one.
     """
 
     id: str
@@ -34,6 +51,8 @@ class Item:
     prompt: str
     gold: str = ""
     template: str = ""
+    accepted: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,14 @@ Row = tuple[str, tuple[str, ...], str]
 def _suite(name: str, rows: Iterable[Row]) -> tuple[Item, ...]:
     """Items of rows, numbered."""
     return tuple(
-        Item(f"{name}-{i:03d}", name, _fill(template, words), gold, template)
+        Item(
+            f"{name}-{i:03d}",
+            name,
+            _fill(template, words),
+            gold,
+            template,
+            (gold,) if gold else (),
+        )
         for i, (template, words, gold) in enumerate(rows)
     )
 
@@ -152,6 +178,16 @@ def _instructions() -> Iterator[Row]:
         yield "What is _ plus _?", (str(a), str(b)), f"{a + b}."
 
 
+def _long_answers() -> Iterator[Row]:
+    """Instructions of the mini world whose answers are longer than they are."""
+    for i in range(24):
+        first, last = i % 11, min(40, i % 11 + 22 + i % 8)
+        numbers = " ".join(map(str, range(first, last + 1)))
+        yield "Count from _ to _.", (str(first), str(last)), numbers
+    for _, _, en in list(_spanish())[:24]:
+        yield "Say three times: _", (en,), " ".join([en] * 3)
+
+
 SUMS = [(2, 2)] + [(a, b) for a in range(1, 20, 2) for b in (1, 4, 7, 10, 13, 16, 19)]
 SUITES = {
     "writeup": _suite("writeup", WRITE_UP),
@@ -167,7 +203,44 @@ SUITES = {
     "meanings": _suite("meanings", [("_", (x,), said) for x, said in MEANINGS.items()]),
     "spanish": _suite("spanish", _spanish()),
     "instructions": _suite("instructions", _instructions()),
+    "long": _suite("long", _long_answers()),
 }
+
+
+@cache
+def natural_suites() -> dict[str, tuple[Item, ...]]:
+    """Read natural_prompts.csv: its suites, beside the write-up's, capitals and sums.
+
+    Its columns: suite, template, fills, accepted, required; "|" stands between several.
+    A row makes a prompt of each of its fills, or one of a template without a gap.
+    """
+    with NATURAL.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found: dict[str, list[Item]] = {row["suite"]: [] for row in rows}
+    for row in rows:
+        suite = found[row["suite"]]
+        accepted, required = _listed(row["accepted"]), _listed(row["required"])
+        for words in _listed(row["fills"]) or ("",):
+            prompt = _fill(row["template"], (words,))
+            name = f"{row['suite']}-{len(suite):03d}"
+            answers = accepted[0] if accepted else "", row["template"]
+            suite.append(Item(name, row["suite"], prompt, *answers, accepted, required))
+    facts = {name: SUITES[name] for name in ("writeup", "capitals", "sums")}
+    return facts | {name: tuple(items) for name, items in found.items()}
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split("|")) if text else ()
+
+
+def suites(set_name: str) -> Mapping[str, tuple[Item, ...]]:
+    """Choose what a set is asked: its own world for `mini`, else natural prompts.
+
+    A set whose name begins with "mini-" (mini-bfloat16, say) is asked as `mini`.
+    """
+    return SUITES if set_name.split("-")[0] == "mini" else natural_suites()
+
+
 # The write-up's frames (3.2) and two from the literature. The four words of the
 # identity list belong to no suite's answers.
 FRAMES = {
@@ -193,7 +266,11 @@ FRAMES = {
 }
 
 
-TEMPLATES = {item.prompt: item.template for item in chain(*SUITES.values())}
+TEMPLATES = {
+    item.prompt: item.template
+    for known in (natural_suites(), SUITES)
+    for item in chain(*known.values())
+}
 
 
 def template_of(prompt: str) -> str:
@@ -206,15 +283,19 @@ def template_of(prompt: str) -> str:
     return TEMPLATES[prompt]
 
 
-def prompt_suite(n: int) -> list[str]:
-    """List the two prompts of Table 4.1, then `n` more.
+def prompt_suite(
+    asked: Mapping[str, tuple[Item, ...]] | int, n: int | None = None
+) -> list[str]:
+    """List the two prompts of Table 4.1, then `n` more of a set's suites.
 
     Every second one is ambiguous, the others are capitals and sums in turn. ValueError
     where n is more than there are.
     """
-    first = [item.prompt for item in SUITES["writeup"]]
+    if isinstance(asked, int):  # until every caller names its suites
+        asked, n = SUITES, asked
+    first = [item.prompt for item in asked["writeup"]]
     pools = ("ambiguous", "capitals", "ambiguous", "sums")
-    taken = {name: iter(_spread(SUITES[name])) for name in set(pools)}
+    taken = {name: iter(_spread(asked[name])) for name in set(pools)}
     turns = zip_longest(*(taken[name] for name in pools))
     others = [item.prompt for item in chain.from_iterable(turns) if item]
     others = [prompt for prompt in others if prompt not in first]

@@ -2,6 +2,7 @@
 
 contains_answer          whether a text holds one of several answers
 starts_with_answer       whether a text begins with the answer
+is_right                 whether a text answers an item: one accepted, all required
 follows_instruction      whether new tokens end, and hold the answer before that
 acceptable_answers       every wording that counts as a word read back
 normalise_words          what all four compare: lower-case words and numbers
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from experiments.prompts import MEANINGS, SUITES
+from experiments.prompts import MEANINGS, SUITES, Item
 from helpers.batching import prompt_embeds
 from models.facts import NUMBERS
 
@@ -63,6 +64,17 @@ def starts_with_answer(text: str, answer: str) -> bool:
     """
     phrase = _phrase(answer)
     return bool(phrase) and f"{_phrase(text)} ".startswith(f"{phrase} ")
+
+
+def is_right(text: str, item: Item) -> bool:
+    """Whether a text holds an accepted answer, where any is, and all that is required.
+
+    False where nothing is right.
+    """
+    if not (item.accepted or item.required):
+        return False
+    found = not item.accepted or contains_answer(text, item.accepted)
+    return found and all(contains_answer(text, [part]) for part in item.required)
 
 
 def follows_instruction(lm: LM, new_ids: list[int], answer: str) -> tuple[bool, bool]:

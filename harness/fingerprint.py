@@ -37,7 +37,7 @@ def notebook_cells(notebook: Path) -> list[dict]:
 
 
 def code_files(notebook: Path) -> list[Path]:
-    """Every source file whose change must rerun a notebook.
+    """List every source file whose change must rerun a notebook.
 
     Its own folder experiments/<name without the number>/, and the shared rooms: the
     library, what all experiments share, the corpus, and what records and draws.
@@ -45,7 +45,9 @@ def code_files(notebook: Path) -> list[Path]:
     own = ROOT / "experiments" / notebook.stem.partition("_")[2]
     folders = (ROOT / "helpers", ROOT / "experiments", own, ROOT / "harness")
     corpus = [ROOT / "models" / f"{name}.py" for name in CORPUS]
-    return sorted({p for folder in folders for p in folder.glob("*.py")} | {*corpus})
+    asked = (ROOT / "experiments").glob("*.csv")  # prompts
+    code = {p for folder in folders for p in folder.glob("*.py")}
+    return sorted(code | {*corpus, *asked})
 
 
 def claim_rows(notebook: str) -> str:

@@ -1,8 +1,11 @@
 """The prompt suites."""
 
+from itertools import chain
+
 import pytest
 
-from experiments.prompts import SUITES, prompt_suite, template_of
+from experiments.prompts import FRAMES, SUITES, prompt_suite, suites, template_of
+from experiments.scoring import contains_answer, is_right, normalise_words
 
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 
@@ -15,6 +18,76 @@ def test_the_suite_starts_with_the_write_ups_prompts_and_has_no_doubles():
     for n in (0, 10_000):
         with pytest.raises(ValueError, match=f"n={n}"):
             prompt_suite(n)
+
+
+def test_mini_is_asked_about_its_world_and_all_other_sets_in_natural_language():
+    assert suites("mini") is suites("mini-bfloat16") is SUITES
+    natural = suites("smollm2")
+    assert natural is suites("paper") is suites("a-name-of-yours")
+    assert natural.keys() >= SUITES.keys()
+    assert not {item.prompt for item in natural["ambiguous"]} & {
+        item.prompt for item in SUITES["ambiguous"]
+    }
+    prompts = prompt_suite(natural, 60)
+    assert prompts[:2] == PROMPTS[:2] and len(set(prompts)) == 62
+    assert all(map(template_of, prompts))
+
+
+@pytest.mark.parametrize("set_name", ["mini", "smollm2"])
+def test_no_prompt_comes_twice_and_what_is_asked_has_an_answer(set_name):
+    for name, items in suites(set_name).items():
+        assert len({item.prompt for item in items}) == len(items), name
+        assert len({item.id for item in items}) == len(items), name
+        for item in items:
+            assert item.suite == name and item.template
+            assert "_" not in item.prompt and item.prompt == item.prompt.strip()
+            phrases = item.accepted + item.required
+            assert all(map(normalise_words, phrases)), item
+            assert bool(phrases) is (name != "ambiguous"), item
+            assert item.gold == "".join(item.accepted[:1])
+
+
+def test_each_natural_suite_is_large_enough():
+    counts = {name: len(items) for name, items in suites("smollm2").items()}
+    least = dict(capitals=40, sums=60, meanings=60, spanish=60, spanish_words=60)
+    least |= dict(instructions=60, long=40, ambiguous=100)
+    assert all(counts[name] >= n for name, n in least.items()), counts
+
+
+def test_the_words_of_the_identity_list_are_no_natural_answers():
+    list_words = FRAMES["patchscopes"].text.replace("{x}", "").replace("->", ";")
+    list_words = {word.strip() for word in list_words.split(";")} - {""}
+    assert list_words == {"seven", "Canada", "painter", "new"}
+    for item in chain(*suites("smollm2").values()):
+        if item.suite in ("long", "instructions"):
+            continue  # asked in chat, never read by a frame
+        assert not list_words & set(item.accepted), item
+
+
+@pytest.mark.parametrize(
+    "suite, prompt, right, wrong",
+    [
+        ("spanish", "El coche es rojo.", "The car is red", "The car is"),
+        ("spanish_words", "mesa", "It means table.", "tablet"),
+        ("long", "Count from 1 to 20.", ", ".join(map(str, range(1, 21))), "1, 2"),
+        (
+            "long",
+            "List the four seasons and say what the weather is like in each.",
+            "Winter: cold. Spring: mild. Summer: hot. Fall: cool.",
+            "Winter is cold, spring is mild.",
+        ),
+        ("instructions", "What is 20 plus 15?", "It is thirty-five.", "25"),
+    ],
+)
+def test_a_natural_answer_is_right_by_its_phrases(suite, prompt, right, wrong):
+    (item,) = [i for i in suites("smollm2")[suite] if i.prompt == prompt]
+    assert is_right(right, item) and not is_right(wrong, item)
+
+
+def test_nothing_is_right_where_no_answer_is_named():
+    item = suites("smollm2")["ambiguous"][0]
+    assert not is_right("anything", item)
+    assert not contains_answer("anything", item.accepted)
 
 
 @pytest.mark.parametrize(
