@@ -46,14 +46,14 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         check_positive_int("top_k", self.top_k)
         check_positive_int("stop_run", self.stop_run)
-        _check_real("temperature", self.temperature)
-        _check_real("alpha", self.alpha)
+        check_real("temperature", self.temperature)
+        check_real("alpha", self.alpha)
         check_choice("norm", self.norm, NORMS)
         check_choice("mode", self.mode, MODES)
-        _check_real("gate_entropy", self.gate_entropy, zero=True)
-        _check_real("entropy_temperature", self.entropy_temperature)
+        check_real("gate_entropy", self.gate_entropy, zero=True)
+        check_real("entropy_temperature", self.entropy_temperature)
         if self.stop_entropy is not None:
-            _check_real("stop_entropy", self.stop_entropy, zero=True)
+            check_real("stop_entropy", self.stop_entropy, zero=True)
 
     @classmethod
     def appendix(cls, **changes: Any) -> MixtureConfig:
@@ -273,11 +273,11 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
 
 
-def _check_real(name: str, value: Any, zero: bool = False) -> None:
+def check_real(name: str, value: Any, zero: bool = False) -> None:
     """Raise ValueError unless value is finite and above 0, or `zero` allows 0."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not 0 <= value < math.inf or not (value or zero):
-        expected = "entropy in nats >= 0" if zero else "number above 0"
+        expected = "number of at least 0" if zero else "number above 0"
         raise ValueError(f"{name} must be a finite {expected}, not {value!r}")
 
 

@@ -26,6 +26,7 @@ from helpers.batching import CachedForward
 from helpers.compiled import OneRow
 from helpers.mixture import clip_norm, norm_bounds
 from helpers.models import LM
+from tests.helpers.test_weight_rules import RULES
 from tests.tiny import named, tiny_model, tiny_tokenizer
 
 IDS = [[5, 9, 13, 4, 7, 21, 30], [3, 4], [8, 8, 17, 11]]  # unequal lengths
@@ -292,10 +293,8 @@ def test_a_step_runs_where_there_is_no_data_to_read(mode):
         vector.tolist()
 
 
-@pytest.mark.parametrize(
-    "rule", [weight_rules.gumbel(), weight_rules.sampled(), floors.shuffled()]
-)
-def test_rules_that_draw_do_not_wait_either(tiny, rule):
+@pytest.mark.parametrize("rule", [*RULES.values(), floors.shuffled()])
+def test_other_rules_do_not_wait_either(tiny, rule):
     assert watched(tiny, IDS, MixtureConfig(), rule) == []
 
 
