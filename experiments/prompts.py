@@ -34,6 +34,9 @@ import numpy as np
 from models.facts import CAPITALS, JOURNEYS, NAMES
 
 NATURAL = Path(__file__).with_name("natural_prompts.csv")
+SCREENING = Path(__file__).with_name("screening.csv")  # of its continuations
+OPEN = 0.3, 0.8  # p_max of a next word that is open: ambiguous, but not anything
+LEAST_OPEN = 2  # on so many of the models that screened a continuation
 
 
 @dataclass(frozen=True)
@@ -208,8 +211,8 @@ SUITES = {
 
 
 @cache
-def natural_suites() -> dict[str, tuple[Item, ...]]:
-    """Read natural_prompts.csv: its suites, beside the write-up's, capitals and sums.
+def _written() -> dict[str, tuple[Item, ...]]:
+    """Read natural_prompts.csv, each of its suites whole.
 
     Its columns: suite, template, fills, accepted, required; "|" stands between several.
     A row makes a prompt of each of its fills, or one of a template without a gap.
@@ -225,12 +228,43 @@ def natural_suites() -> dict[str, tuple[Item, ...]]:
             name = f"{row['suite']}-{len(suite):03d}"
             answers = accepted[0] if accepted else "", row["template"]
             suite.append(Item(name, row["suite"], prompt, *answers, accepted, required))
-    facts = {name: SUITES[name] for name in ("writeup", "capitals", "sums")}
-    return facts | {name: tuple(items) for name, items in found.items()}
+    return {name: tuple(items) for name, items in found.items()}
 
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(text.split("|")) if text else ()
+
+
+def natural_candidates() -> tuple[Item, ...]:
+    """List all natural continuations, before any was screened."""
+    return _written()["ambiguous"]
+
+
+@cache
+def screened_p_max() -> dict[str, list[float]]:
+    """Read screening.csv: prompt -> p_max on each model (screen_prompts.py)."""
+    if not SCREENING.exists():
+        return {}
+    with SCREENING.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        next(rows)
+        return {prompt: [float(p) for p in found] for prompt, *found in rows}
+
+
+def is_open(p_max: Sequence[float]) -> bool:
+    """Whether a continuation is used: p_max (one a model) is in OPEN on LEAST_OPEN."""
+    return sum(OPEN[0] <= p <= OPEN[1] for p in p_max) >= LEAST_OPEN
+
+
+@cache
+def _natural() -> dict[str, tuple[Item, ...]]:
+    """The suites that real models are asked; facts are those of the mini world."""
+    seen = screened_p_max()
+    is_used = (lambda item: is_open(seen.get(item.prompt, ()))) if seen else bool
+    facts = {name: SUITES[name] for name in ("writeup", "capitals", "sums")}
+    return (
+        facts | _written() | {"ambiguous": tuple(filter(is_used, natural_candidates()))}
+    )
 
 
 def suites(set_name: str) -> Mapping[str, tuple[Item, ...]]:
@@ -238,7 +272,7 @@ def suites(set_name: str) -> Mapping[str, tuple[Item, ...]]:
 
     A set whose name begins with "mini-" (mini-bfloat16, say) is asked as `mini`.
     """
-    return SUITES if set_name.split("-")[0] == "mini" else natural_suites()
+    return SUITES if set_name.split("-")[0] == "mini" else _natural()
 
 
 # The write-up's frames (3.2) and two from the literature. The four words of the
@@ -268,7 +302,7 @@ FRAMES = {
 
 TEMPLATES = {
     item.prompt: item.template
-    for known in (natural_suites(), SUITES)
+    for known in (_natural(), SUITES)
     for item in chain(*known.values())
 }
 
