@@ -36,6 +36,9 @@ def reproduce(request: RunRequest) -> int:
             "results back",
             flush=True,
         )
+    for name, sizes in request.sizes.items():
+        said = " ".join(f"{parameter}={value}" for parameter, value in sizes.items())
+        print(f"{set_name} asks {name} with {said} (models/sizes.csv)", flush=True)
     with run_lock(set_name):
         committed = compare.committed_results(set_name)
         before = committed or compare.kept_results(set_name)

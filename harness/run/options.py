@@ -3,6 +3,7 @@
     run_request       the settings of `reproduce` -> a RunRequest
     choose_models     which models
     select_notebooks  which notebooks
+    set_sizes         models/sizes.csv: how much a set's notebooks are asked
     fit_parameters    what differs from each notebook's defaults, typed like them
     check_models      both models found, complete, fitting and of the right kind
     model_hashes      what both are, to tell whether they have changed
@@ -11,11 +12,13 @@ Every refusal is a ValueError, FileNotFoundError or OSError of one line.
 """
 
 import ast
+import csv
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from harness import files, fingerprint
 from helpers import checkpoints, models
@@ -25,6 +28,9 @@ MODEL_SETS = {  # name -> base model, instruction-tuned model
     "mini": ("mini-gpt2", "mini-qwen2"),
     "paper": (checkpoints.GPT2[0], checkpoints.QWEN[0]),
 }
+
+
+SIZES = files.ROOT / "models" / "sizes.csv"
 
 
 def public_sets() -> dict[str, str]:
@@ -39,6 +45,7 @@ class RunRequest:
     set_name: str
     common_parameters: dict[str, str]  # for all notebooks, as text
     notebooks: list[tuple[Path, dict]]  # each with the parameters it is given
+    sizes: dict[str, dict[str, str]]  # those of them that models/sizes.csv gives
     cell_timeout: int  # seconds that one cell may take
     jobs: int  # notebooks side by side; 0: as many as fit
     force: bool  # run even what is up to date
@@ -88,12 +95,14 @@ def run_request(
             raise ValueError(f"PARAMS={pair!r}: {name} has a setting of its own")
         common[name] = value
     paths = select_notebooks(Path(notebooks), only)
+    sizes = set_sizes(set_name, [path.stem for path in paths], common)
     if set_name in public_sets():  # downloaded now, after all else was found in order
         folder = str(public.fetch(public_sets()[set_name]))
         common |= {"BASE": folder, "INSTRUCT": folder}
-    fitted = list(zip(paths, fit_parameters(paths, common)))
+    fitted = list(zip(paths, fit_parameters(paths, common, sizes)))
     check_models(common)
-    return RunRequest(set_name, common, fitted, cell_timeout, jobs, force, not only)
+    how = cell_timeout, jobs, force, not only
+    return RunRequest(set_name, common, fitted, sizes, *how)
 
 
 def choose_models(
@@ -190,10 +199,32 @@ def select_notebooks(folder: Path, only: Sequence[str]) -> list[Path]:
     return sorted({(by_number | by_name)[name] for name in only})
 
 
-def fit_parameters(notebooks: list[Path], common: dict[str, str]) -> list[dict]:
+def set_sizes(
+    set_name: str, notebooks: Sequence[str], given: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Read how much a set's notebooks are asked: notebook -> parameter -> value.
+
+    Rows of models/sizes.csv for a larger model, which is asked less than the notebooks'
+    defaults. A parameter that the user gives comes before them, in all notebooks.
+    """
+    with SIZES.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["set"] == set_name]
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["notebook"] in notebooks and row["parameter"] not in given:
+            found.setdefault(row["notebook"], {})[row["parameter"]] = row["value"]
+    return found
+
+
+def fit_parameters(
+    notebooks: list[Path],
+    common: dict[str, str],
+    sizes: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> list[dict]:
     """For each notebook the parameters that differ from its defaults, typed like them.
 
-    Papermill only warns of a parameter a notebook does not have; here it is an error.
+    sizes: notebook -> parameters of its own. Papermill only warns of a parameter a
+    notebook does not have; here it is an error.
     """
     from papermill import inspect_notebook
 
@@ -210,8 +241,15 @@ def fit_parameters(notebooks: list[Path], common: dict[str, str]) -> list[dict]:
                 f"no notebook has a parameter {name!r}; they have {', '.join(known)}"
             )
     fitted = []
-    for own in defaults:
-        typed = {n: _typed(n, v, own[n]) for n, v in common.items() if n in own}
+    for path, own in zip(notebooks, defaults):
+        sized = sizes.get(path.stem, {})
+        for name in {*sized} - {*own}:
+            raise ValueError(
+                f"models/sizes.csv: {path.stem} has no parameter {name!r}; it has "
+                f"{', '.join(sorted(own))}"
+            )
+        asked = common | sized
+        typed = {n: _typed(n, v, own[n]) for n, v in asked.items() if n in own}
         fitted.append({n: v for n, v in typed.items() if v != ast.literal_eval(own[n])})
     return fitted
 

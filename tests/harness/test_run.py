@@ -1,5 +1,6 @@
 """Running notebooks, shown on throw-away ones: resume, refusals, kills, two at once."""
 
+import csv
 import json
 import os
 import signal
@@ -347,3 +348,36 @@ def test_a_public_set_is_fetched_once_all_else_is_in_order(monkeypatch, tmp_path
     asked = options.run_request("smollm2")
     both = {asked.common_parameters[word] for word in ("BASE", "INSTRUCT")}
     assert both == {str(tmp_path / "smollm2-135m-instruct")} and len(fetched) == 1
+
+
+def test_a_larger_model_is_asked_less_and_what_the_user_gives_comes_first(
+    place, go, monkeypatch
+):
+    write_notebook(place / "notebooks", "01")
+    write_notebook(place / "notebooks", "02")
+    table = place / "sizes.csv"
+    rows = ["set,notebook,parameter,value", "trial,01_trial,N_PROMPTS,7"]
+    table.write_text("\n".join([*rows, "other,02_trial,N_PROMPTS,9", ""]))
+    monkeypatch.setattr(options, "SIZES", table)
+    asked = {"notebooks": place / "notebooks", "base": str(place / "model")}
+    request = options.run_request("trial", **asked)
+    given = [parameters.get("N_PROMPTS") for _, parameters in request.notebooks]
+    assert given == [7, None] and request.sizes == {"01_trial": {"N_PROMPTS": "7"}}
+    request = options.run_request("trial", parameters=["N_PROMPTS=8"], **asked)
+    assert [p["N_PROMPTS"] for _, p in request.notebooks] == [8, 8]
+    assert not request.sizes
+    table.write_text("\n".join([rows[0], "trial,01_trial,N_ITEM,7", ""]))
+    with pytest.raises(ValueError, match="sizes.csv: 01_trial has no parameter 'N_I"):
+        options.run_request("trial", **asked)
+
+
+def test_sizes_name_sets_notebooks_and_parameters_that_are_there():
+    with options.SIZES.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len({tuple(row.values())[:3] for row in rows}) == len(rows)
+    assert {row["set"] for row in rows} <= set(options.public_sets())
+    for set_name in options.public_sets():
+        paths = options.select_notebooks(fingerprint.NOTEBOOKS, ())
+        names = [path.stem for path in paths]
+        assert {row["notebook"] for row in rows} <= {*names}
+        options.fit_parameters(paths, {}, options.set_sizes(set_name, names, {}))
