@@ -19,6 +19,7 @@ decides nothing; only value_between, count, monotone and matches look at the poi
     above(x, y)             yes: low of x > high of y
                             no: high of x <= high of y + margin
     at_floor(x, y)          the negation of above(x, y)
+    within(x, t)            yes: -t <= low and high <= t. no: all of it is outside
     any_at_least(t, x, ..)  at least one of the parts is at_least(t)
     value_between(x, a, b)  a <= value <= b, the point estimate only (headroom)
     count(x, n)             x was measured on at least n items
@@ -70,6 +71,12 @@ def at_least(x: Part, t: float) -> bool | None:
     return True if x.low >= t else False if x.high < t else None
 
 
+def within(x: Part, t: float) -> bool | None:
+    """Yes if the whole interval lies in [-t, t], no if all of it is beyond one end."""
+    outside = x.low > t or x.high < -t
+    return True if -t <= x.low and x.high <= t else False if outside else None
+
+
 def above(x: Part, y: Part, margin: float) -> bool | None:
     """Yes if the intervals are apart, x above; no if x cannot exceed y by margin."""
     return True if x.low > y.high else False if x.high <= y.high + margin else None
@@ -113,7 +120,7 @@ def matches(x: Part, paper: float, tolerance: float) -> bool:
 
 CHECKS = {
     f.__name__: f
-    for f in (at_most, at_least, above, at_floor, any_at_least)
+    for f in (at_most, at_least, within, above, at_floor, any_at_least)
     + (value_between, count, monotone, matches)
 }
 

@@ -15,6 +15,7 @@ from harness.judge import CellResult, Judged
 VERBS = {  # check -> how yes, no and undecided read, between the part and the threshold
     "at_most": ("is at most", "exceeds", "straddles"),
     "at_least": ("is at least", "falls short of", "straddles"),
+    "within": ("is within ±", "is beyond ±", "straddles an end of ±"),
     "above": ("is above", "is not above", "cannot be told from"),
     "at_floor": ("is not above", "is above", "cannot be told from"),
     "any_at_least": ("(one of them) reaches", "(none) reaches", "cannot be told from"),

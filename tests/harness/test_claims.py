@@ -45,6 +45,8 @@ def solve(clause, wish, row, cell):
         return {first: limit(1) - step}
     if clause.check == "at_least":
         return {first: limit(1) + step}
+    if clause.check == "within":
+        return {first: 0.0 if wish else limit(1) + 1}
     if clause.check in ("above", "at_floor"):
         up = step if clause.check == "above" else -step
         return {first: up, clause.arguments[1]: 0.0}
@@ -164,6 +166,7 @@ def test_every_part_of_a_rule_is_explained_and_every_row_is_complete(claim):
 
 def test_claims_are_all_there():
     ids = [f"G{i}" for i in range(1, 9)] + ["R1", "R2", "R3", "R4", "R5a", "R5b", "R6"]
+    ids += ["R7"]
     ids += [f"I{i}" for i in range(6)] + [f"N{i}" for i in range(1, 7)]
     ids += [f"L{i}" for i in range(1, 10)]
     assert list(claims.claims()) == ids
@@ -194,6 +197,16 @@ def test_thresholds_decide_only_what_the_whole_interval_supports(x, t):
             assert min(ends) > 0
         else:
             assert min(ends) <= 0 < max(ends)
+
+
+@given(part(), st.floats(0.01, 5))
+def test_within_is_an_equivalence_not_the_lack_of_a_difference(x, t):
+    answer = clauses.within(x, t)
+    assert (answer is True) == (max(abs(x.low), abs(x.high)) <= t)
+    if answer is False:  # all of it is too large, on one side
+        assert min(abs(x.low), abs(x.high)) > t and x.low * x.high > 0
+    mirrored = Part(-x.value, -x.high, -x.low, x.n)
+    assert clauses.within(mirrored, t) is answer
 
 
 @given(part(), part(), st.floats(0, 2))

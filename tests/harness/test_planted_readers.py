@@ -120,13 +120,26 @@ LONG = {  # names above -> parts of the rules
     "moved": "relabel_deviation",
     "renamed": "relabel_mismatches",
 }
+# Two models, on the same prompts: what each wins over the top token is .2, 0, .1 or -.9
+# bits by its reader, as above. That they do alike does not say that they read.
+PAIRS = {
+    "whole, whole": ({"difference": 0.0}, "reproduced"),
+    "top, top": ({"difference": 0.0}, "reproduced"),
+    "deaf, deaf": ({"difference": 0.0}, "reproduced"),
+    "whole, top": ({"difference": 0.2}, "not reproduced"),
+    "top, whole": ({"difference": -0.2}, "not reproduced"),
+    "top, unsure": ({"difference": -0.1}, "not reproduced"),
+    "ids, whole": (NOTHING, "not tested"),
+    "whole, another a little less": ({"difference": 0.015}, "not tested"),  # undecided
+}
 TABLE = {"R1": R1, "R2": R2, "R6": R6, "N2": N2, "N3": N3, "N5": N5, "I1": I1, "I2": I2}
-CASES = [(claim, reader) for claim, column in TABLE.items() for reader in column]
+ALL = TABLE | {"R7": PAIRS}
+CASES = [(claim, reader) for claim, column in ALL.items() for reader in column]
 
 
 def measured_rows(claim, reader):
     """What the notebook would record of a reader, every interval 0.02 wide."""
-    parts, _ = TABLE[claim][reader]
+    parts, _ = ALL[claim][reader]
     if isinstance(parts, str):
         return [claims.not_tested(claim, parts, cell=reader)]
     parts = dict(parts)
@@ -150,7 +163,7 @@ def measured_rows(claim, reader):
 def test_every_reader_gets_the_verdict_it_deserves(claim, reader):
     judged = judge.judge(claim, measured_rows(claim, reader), "mini")
     said = wording.reason_text(judged)
-    assert judged.verdict == TABLE[claim][reader][1], said
+    assert judged.verdict == ALL[claim][reader][1], said
     assert "not measured" not in said, said
 
 
