@@ -248,7 +248,7 @@ def screened_p_max() -> dict[str, list[float]]:
     with SCREENING.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
         next(rows)
-        return {prompt: [float(p) for p in found] for prompt, *found in rows}
+        return {prompt: [float(p) for p in found if p] for prompt, *found in rows}
 
 
 def is_open(p_max: Sequence[float]) -> bool:

@@ -1,7 +1,7 @@
 """Screen continuations by p_max: `python -m experiments.screen_prompts FOLDER...`
 
     largest_probabilities   p_max after each prompt
-    screen                  a model folder's column of screening.csv, made or made anew
+    screen                  fills a model folder's column of screening.csv
 
 Candidates are the rows of suite "ambiguous" in natural_prompts.csv. A model reads each
 as plain text, and the largest probability of its raw softmax after the last token (at
@@ -42,14 +42,20 @@ def largest_probabilities(lm: LM, prompts: list[str]) -> list[float]:
 
 
 def screen(folder: str, table: Path = SCREENING) -> None:
-    """Screen all candidates with one model; the table has a column a folder name."""
+    """Screen with one model the candidates that it has not seen yet.
+
+    The table has a row a candidate and a column a model, by its folder's name.
+    """
     prompts = [item.prompt for item in natural_candidates()]
-    p_max = pd.Series(largest_probabilities(load(folder), prompts), prompts)
     found = pd.DataFrame(index=pd.Index(prompts, name="prompt"))
     if table.exists():
-        found = found.join(pd.read_csv(table, index_col="prompt"), how="outer")
-    found[Path(folder).name] = p_max.round(4)
-    write_whole(table, found.loc[prompts].to_csv(lineterminator="\n"))
+        found = found.join(pd.read_csv(table, index_col="prompt"))
+    known = found.get(Path(folder).name, pd.Series(index=found.index, dtype=float))
+    new = [prompt for prompt in prompts if pd.isna(known[prompt])]
+    if new:
+        known[new] = largest_probabilities(load(folder), new)
+        found[Path(folder).name] = known.round(4)
+        write_whole(table, found.to_csv(lineterminator="\n"))
 
 
 if __name__ == "__main__":
