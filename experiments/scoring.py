@@ -11,12 +11,13 @@ count_scripts            letters of a text by script
 token_ids                prompts as id lists
 equal_length_batches     group prompts of one length, which need no padding
 rows_per_batch           how many prompts' logits to hold at once
-teacher_forced_logprobs  next-token log-probabilities along given vectors
+teacher_forced_logprobs  log-probabilities of tokens along given vectors
 pad_targets              id lists as the tensor that it takes
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 import unicodedata
 from collections import Counter
@@ -26,7 +27,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from experiments.prompts import MEANINGS, SUITES, Item
-from helpers.batching import prompt_embeds
 from models.facts import NUMBERS
 
 if TYPE_CHECKING:
@@ -149,31 +149,26 @@ def rows_per_batch(lm: LM, longest: int) -> int:
 
 @torch.no_grad()
 def teacher_forced_logprobs(
-    lm: LM, prompts: list[str], vectors: Tensor, targets: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Compute what the model expects before each of T vectors (B,T,D) is fed.
+    lm: LM, prompts: list[str], vectors: Tensor, targets: Tensor
+) -> Tensor:
+    """Compute the log-probability, in nats, of tokens along vectors (B,T,D): (B,T).
 
-    -> its top ids (B,T), and the log-probability in nats (B,T) of `targets` (B,T), by
-    default of the top ids; both on the CPU. One pass without a cache, padded on the
-    right, where a causal model does not see the padding.
+    That of targets (B,T) just before vector t is fed, so the last is not read; on the
+    CPU. One pass without a cache; prompts of one length make a batch.
     """
-    rows = [prompt_embeds(lm, [prompt])[0][0] for prompt in prompts]
-    last = torch.tensor([len(row) - 1 for row in rows])
-    positions = last[:, None] + torch.arange(vectors.shape[1])
-    vectors = vectors.to(lm.device, lm.dtype)
-    rows = [torch.cat([row, fed]) for row, fed in zip(rows, vectors)]
-    size, top, log_p = rows_per_batch(lm, max(map(len, rows))), [], []
-    for start in range(0, len(rows), size):
-        batch = slice(start, start + size)
-        embeds = torch.nn.utils.rnn.pad_sequence(rows[batch], batch_first=True)
-        logits = lm.model(inputs_embeds=embeds, use_cache=False).logits
-        at = positions[batch].to(logits.device)
-        logits = torch.stack([x[i] for x, i in zip(logits, at)]).float()
-        top.append(logits.argmax(-1).cpu())
-        expected = top[-1] if targets is None else targets[batch].cpu()
-        found = logits.log_softmax(-1).gather(-1, expected.to(logits.device)[..., None])
-        log_p.append(found[..., 0].cpu())
-    return torch.cat(top), torch.cat(log_p)
+    ids, steps = token_ids(lm, prompts), vectors.shape[1]
+    vectors, targets = vectors.to(lm.device, lm.dtype), targets.to(lm.device)
+    log_p = torch.zeros(targets.shape)
+    accepted = inspect.signature(lm.model.forward).parameters
+    options = {"logits_to_keep": steps} if "logits_to_keep" in accepted else {}
+    for batch in equal_length_batches(ids, rows_per_batch(lm, steps)):
+        rows = lm.embed[torch.tensor([ids[i] for i in batch], device=lm.device)]
+        rows = torch.cat([rows, vectors[batch, :-1]], dim=1)
+        out = lm.model(inputs_embeds=rows, use_cache=False, **options)
+        logits = out.logits[:, -steps:].float()
+        found = logits.gather(-1, targets[batch, :, None])[..., 0]
+        log_p[batch] = (found - logits.logsumexp(-1)).cpu()
+    return log_p
 
 
 def pad_targets(chains: list[list[int]], steps: int) -> tuple[Tensor, Tensor]:

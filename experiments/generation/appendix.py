@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from experiments.stats import Estimate, bootstrap
-from helpers.batching import next_logits, prompt_embeds
 from helpers.mixture import MixtureConfig, clip_norm, mix, mixture_weights, norm_bounds
 
 if TYPE_CHECKING:
@@ -37,19 +36,19 @@ def generate_concept_token(
     return top_k_probs, concept
 
 
-def snippet_rows(lm: LM, prompts: list[str]) -> pd.DataFrame:
-    """Compare the snippet with the Methods at the first step, in float64.
+def snippet_rows(logits: Tensor, embed: Tensor) -> pd.DataFrame:
+    """Compare the snippet with the Methods on next-token logits (B,V), in float64.
 
-    One row a prompt. weight_gap: largest difference in weight, for logits (V,).
+    One row each. weight_gap: largest difference in weight, for logits (V,).
     batch_fails: whether logits (1,V), the shape a model gives, raise an error or give
     another vector; outcome: which, or "".
     """
-    rows, embed = [], lm.embed.cpu()
-    for logits in next_logits(lm, *prompt_embeds(lm, prompts)).cpu().double():
-        weights = mixture_weights(logits, MixtureConfig())
+    rows, embed = [], embed.cpu()
+    for z in logits.cpu().double():
+        weights = mixture_weights(z, MixtureConfig())
         concept = mix(weights.probs, weights.indices, embed)
-        gap = (generate_concept_token(logits, embed)[0] - weights.probs).abs().max()
-        outcome = _batch_outcome(logits[None], embed, concept)
+        gap = (generate_concept_token(z, embed)[0] - weights.probs).abs().max()
+        outcome = _batch_outcome(z[None], embed, concept)
         rows.append((float(gap), bool(outcome), outcome))
     return pd.DataFrame(rows, columns=["weight_gap", "batch_fails", "outcome"])
 

@@ -17,7 +17,6 @@ import pandas as pd
 
 from experiments.generation.appendix import clipped_rates
 from experiments.generation.early_stopping import AS_CODED, FreeRun, stop_lengths
-from helpers.batching import next_logits, prompt_embeds
 from helpers.mixture import MixtureConfig, mixture_weights
 
 if TYPE_CHECKING:
@@ -58,13 +57,13 @@ DIFFERENCES = {
 
 
 def coded_measures(
-    lm: LM, prompts: list[str], trace: ConceptTrace, runs: list[FreeRun]
+    lm: LM, logits: Tensor, trace: ConceptTrace, runs: list[FreeRun]
 ) -> dict[str, float]:
     """Measure what each difference changes -> by name, as in DIFFERENCES.
 
-    trace: unclipped mixtures after `prompts`; runs: free_runs of early_stopping.FREE.
+    logits (B,V): after the prompts; trace: unclipped mixtures after them; runs:
+    free_runs of early_stopping.FREE.
     """
-    logits = next_logits(lm, *prompt_embeds(lm, prompts)).cpu()
     lengths = stop_lengths(runs, *AS_CODED)
     coded, n = MixtureConfig.original(), len(runs)
     plain = replace(coded, temperature=1.0)

@@ -2,7 +2,7 @@
 
     step_rows       one row a step: distance to the nearest row, norm, hull bound, ...
     drift_parts     G4: how that distance goes with entropy and with time
-    row_spacing, nearest_distances    the unit of that distance, and the distance
+    row_spacing, nearest_rows    the unit of that distance, and the distance
     norm_points     the steps of the first prompts, all models, for the picture
     clip_rows       G3: steps outside each range, and what clipping them does to the NLL
     range_parts     G3's parts by range
@@ -14,7 +14,7 @@ coordinate leaves the span of that coordinate. Norms are taken in float64 on the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -67,11 +67,7 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
     """
     table, generator = lm.embed.cpu(), torch.Generator().manual_seed(seed)
     mean = table.mean(0, dtype=torch.float32).double()
-    lengths = lm.embed.norm(dim=-1, dtype=torch.float32)
-    spacing = row_spacing(lm.embed, seed=seed)
-    used = trace.indices[trace.probs >= 0.01].unique()
-    used_spacing = row_spacing(lm.embed, used, seed=seed)
-    frames = []
+    frames, vectors = [], []
     for b, n in enumerate(trace.lengths.tolist()):
         weights = trace.probs[b, :n].cpu().double()
         weights = weights / weights.sum(-1, keepdim=True)
@@ -82,11 +78,7 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
             mixed = (weights[:, None] @ rows)[:, 0]
             norm, hull = mixed.norm(dim=-1), (weights * rows.norm(dim=-1)).sum(-1)
             off_mean = (weights * (rows - mean).norm(dim=-1)).sum(-1)
-            near = (mixed.to(lm.embed) @ lm.embed.T / lengths).amax(-1).cpu() / norm
-            away = nearest_distances(mixed, lm.embed)
             columns = {
-                "distance": away / spacing,
-                "in_use": away / used_spacing,
                 "entropy": trace.entropy[b, :n],
                 "p_max": weights[:, 0],
                 "norm": norm,
@@ -94,11 +86,16 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
                 "ratio": norm / hull,
                 "centred": (mixed - mean).norm(dim=-1) / off_mean,
                 "spread": weights.square().sum(-1).sqrt(),
-                "cosine": near,
             }
             frame = pd.DataFrame({k: v.tolist() for k, v in columns.items()})
             frames.append(frame.assign(prompt=b, step=range(1, n + 1), kind=kind))
-    return pd.concat(frames, ignore_index=True)
+            vectors.append(mixed)
+    frame = pd.concat(frames, ignore_index=True)
+    near = nearest_rows(torch.cat(vectors), lm.embed)
+    used = trace.indices[trace.probs >= 0.01].unique()
+    frame["distance"] = near.distance / row_spacing(lm.embed, seed=seed)
+    frame["in_use"] = near.distance / row_spacing(lm.embed, used, seed=seed)
+    return frame.assign(cosine=near.cosine)
 
 
 def row_spacing(
@@ -113,26 +110,38 @@ def row_spacing(
     if len(ids) > most:
         generator = torch.Generator().manual_seed(seed)
         ids = ids[torch.randperm(len(ids), generator=generator)[:most]]
-    return float(nearest_distances(embed[ids.to(embed.device)], embed, ids).median())
+    return float(
+        nearest_rows(embed[ids.to(embed.device)], embed, ids).distance.median()
+    )
 
 
-def nearest_distances(x: Tensor, embed: Tensor, own: Tensor | None = None) -> Tensor:
-    """Compute the distance (N,) from vectors x (N,D) to the nearest row of embed.
+class Nearest(NamedTuple):
+    """How near vectors come to the rows of a table: distance (N,), cosine (N,)."""
+
+    distance: Tensor
+    cosine: Tensor
+
+
+def nearest_rows(x: Tensor, embed: Tensor, own: Tensor | None = None) -> Nearest:
+    """Compute the distance (N,) from vectors x (N,D) to the nearest row of embed, and
+    the largest cosine (N,) with any row.
 
     own: ids (N,) of a row that does not count, for each. The row is found in float32
     and its distance taken in float64: that of a row to itself is exactly 0.
     """
-    rows, found = at_least_float32(embed), []
-    half_squares = rows.square().sum(-1) / 2
-    for first in range(0, len(x), 256):
-        some = x[first : first + 256]
-        scores = some.to(rows) @ rows.T - half_squares
+    rows = at_least_float32(embed)
+    norms, found = rows.norm(dim=-1), []
+    for some, here in zip(x.split(256), (x if own is None else own).split(256)):
+        products = some.to(rows) @ rows.T
         if own is not None:
-            here = own[first : first + 256].to(scores.device)
-            scores.scatter_(1, here[:, None], -torch.inf)
-        nearest = embed[scores.argmax(-1)].cpu().double()
-        found.append((some.cpu().double() - nearest).norm(dim=-1))
-    return torch.cat(found)
+            products.scatter_(1, here[:, None].to(rows.device), -torch.inf)
+        nearest = embed[(products - norms.square() / 2).argmax(-1)].cpu().double()
+        distance = (some.cpu().double() - nearest).norm(dim=-1)
+        cosine = (products / norms.clamp_min(1e-30)).amax(-1).cpu() / some.cpu().norm(
+            dim=-1
+        )
+        found.append((distance, cosine.double()))
+    return Nearest(*map(torch.cat, zip(*found)))
 
 
 def norm_points(steps: dict[str, pd.DataFrame], n_prompts: int = 16) -> pd.DataFrame:
@@ -224,11 +233,12 @@ def clip_rows(
     counted = torch.arange(targets.shape[1]) < lengths[:, None]
 
     def nll(vectors):
-        _, log_p = teacher_forced_logprobs(lm, prompts, vectors, targets)
+        log_p = teacher_forced_logprobs(lm, prompts, vectors, targets)
         return -(log_p * counted).sum(1) / counted.sum(1)
 
     x, frames = trace.vectors, []
     before = nll(x)
+    changes = [(x, torch.zeros(len(x)))]  # most bounds change nothing, or the same
     for name in RANGES:
         low, high = norm_limits(lm, name)
         above, below = outside_range(x, name, low, high)
@@ -239,7 +249,10 @@ def clip_rows(
         bounds = {"both": (low, high), "upper": (-free, high), "lower": (low, free)}
         for part, limits in bounds.items():
             y = clip_to_range(x, name, *limits)
-            change = torch.zeros(len(x)) if torch.equal(x, y) else nll(y) - before
+            change = next((c for z, c in changes if torch.equal(y, z)), None)
+            if change is None:
+                change = nll(y) - before
+                changes.append((y, change))
             rows[part] = change.tolist()
         frames.append(pd.DataFrame(rows))
     return pd.concat(frames, ignore_index=True)

@@ -15,13 +15,10 @@ import pandas as pd
 import torch
 
 from experiments.stats import Estimate
-from helpers.batching import next_logits, prompt_embeds
 from helpers.mixture import MixtureConfig, mixture_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from helpers.models import LM
 
 ALPHAS = (1.0, 1.5, 2.0)
 TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)
@@ -47,22 +44,15 @@ def two_formulas(logits: Tensor, config: MixtureConfig) -> tuple[Tensor, Tensor]
 
 
 def sharpening_rows(
-    lms: list[LM],
-    prompts: list[str],
-    config: MixtureConfig,
-    n_random: int = 1000,
-    seed: int = 0,
+    logits: list[Tensor], config: MixtureConfig, n_random: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Largest difference between the two formulas (gap), one row a logit vector.
 
-    logits: "the model's", after each prompt, or "random": `n_random` normal vectors of
-    every spread from 0.1 to 30.
+    logits: "the model's", (B,V) of each model, or "random": `n_random` normal vectors
+    of every spread from 0.1 to 30.
     """
-    rows = []
-    for lm in lms:
-        own = next_logits(lm, *prompt_embeds(lm, prompts))
-        rows += [("the model's", gap) for gap in _gaps(own, config)]
-    generator, vocabulary = torch.Generator().manual_seed(seed), lms[0].embed.shape[0]
+    rows = [("the model's", gap) for own in logits for gap in _gaps(own, config)]
+    generator, vocabulary = torch.Generator().manual_seed(seed), logits[0].shape[1]
     for spread in torch.logspace(-1, 1.5, 20):
         drawn = torch.randn(-(-n_random // 20), vocabulary, generator=generator)
         rows += [("random", gap) for gap in _gaps(drawn * spread, config)]
@@ -82,13 +72,12 @@ def sharpening_parts(rows: pd.DataFrame) -> dict[str, Estimate]:
     return {"deviation": Estimate.exact(rows.gap.max(), len(rows))}
 
 
-def temperature_curve(lm: LM, prompt: str) -> pd.DataFrame:
-    """Top weight after a prompt for ALPHAS and TEMPERATURES, beside T / alpha."""
-    logits = next_logits(lm, *prompt_embeds(lm, [prompt]))
+def temperature_curve(logits: Tensor) -> pd.DataFrame:
+    """Top weight of logits (V,) for ALPHAS and TEMPERATURES, beside T / alpha."""
     rows = []
     for alpha, temperature in product(ALPHAS, TEMPERATURES):
         config = MixtureConfig(temperature=temperature, alpha=alpha)
-        top = float(mixture_weights(logits, config).probs[0, 0])
+        top = float(mixture_weights(logits, config).probs[0])
         rows.append((f"α = {alpha:g}", temperature, temperature / alpha, top))
     columns = ["sharpening", "temperature", "T / alpha", "top weight"]
     return pd.DataFrame(rows, columns=columns)

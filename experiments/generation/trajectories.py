@@ -2,6 +2,7 @@
 
 mixture_rows         the tokens mixed at each step, by prompt and model
 chain_kinds          the chains compared, three of them floors
+run_chains           what each kind mixes, and the model's own top token at each step
 chain_rows           one row a prompt and kind: ids, agreement with greedy, NLL, sayable
 chain_parts          G7's parts
 agreement_by_step    agreement at each step; agreement_rows: of all models
@@ -16,16 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
 from experiments import floors
 from experiments.hf_reference import truncate_at_eos
 from experiments.metrics import rouge_l, token_agreement
 from experiments.prompts import template_of
-from experiments.scoring import teacher_forced_logprobs
+from experiments.scoring import pad_targets, teacher_forced_logprobs
 from experiments.stats import (
     Estimate,
     bootstrap,
@@ -37,9 +39,14 @@ from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig, WeightRule, sharpened
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from helpers.decode import ConceptTrace
     from helpers.models import LM
 
+Text = tuple[int, tuple[int, ...]]  # a prompt's number, and the ids that follow it
 OWN, GREEDY, RANDOM = "concept tokens", "greedy", "random weights"
+UNCLIPPED = "no clipping"
 UNTRUE = "what can truly be said is known for the mini models only"
 FEWEST = 10  # chains that a share at one step is worked out from
 AGREEMENT_AXES = {
@@ -71,7 +78,7 @@ def chain_kinds(seed: int = 0) -> dict[str, tuple[MixtureConfig, WeightRule]]:
     return {
         GREEDY: (replace(plain, mode="discrete"), sharpened),
         OWN: (plain, sharpened),
-        "no clipping": (MixtureConfig.appendix(), sharpened),
+        UNCLIPPED: (MixtureConfig.appendix(), sharpened),
         "raw weights": (MixtureConfig.raw(), sharpened),
         "shuffled weights": (plain, floors.shuffled(seed)),
         RANDOM: (plain, floors.random_weights(seed)),
@@ -79,44 +86,77 @@ def chain_kinds(seed: int = 0) -> dict[str, tuple[MixtureConfig, WeightRule]]:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """One kind of chain after each prompt: what was mixed, and what the model expected.
+
+    top (B,T): its top token at each step, whatever vector was fed before. (A floor that
+    named a token at random would be beaten by anything.)
+    """
+
+    trace: ConceptTrace
+    top: Tensor
+
+
+def run_chains(
+    lm: LM, prompts: list[str], steps: int, seed: int = 0
+) -> dict[str, Chain]:
+    """Run every kind of chain, past the end of a text as well."""
+    chains = {}
+    for kind, (config, rule) in chain_kinds(seed).items():
+        top: list[Tensor] = []  # of each step, batch after batch
+
+        def watched(logits, config, rule=rule, top=top):
+            top.append(logits.argmax(-1))
+            return rule(logits, config)
+
+        trace = generate_concepts(
+            lm, prompts, steps, config, weight_rule=watched, stop_at_eos=False
+        )
+        batches = [top[i : i + steps] for i in range(0, len(top), steps)]
+        tops = torch.cat([torch.stack(batch, dim=1) for batch in batches])
+        chains[kind] = Chain(trace, tops.cpu())
+    return chains
+
+
 def chain_rows(
-    lm: LM,
-    prompts: list[str],
-    steps: int,
-    seed: int = 0,
-    covers: Callable | None = None,
+    lm: LM, prompts: list[str], chains: dict[str, Chain], covers: Callable | None = None
 ) -> pd.DataFrame:
     """One row a prompt and kind of chain, but for prompts that end with one token.
 
-    ids: the model's top token at each step, whatever vector was fed before (a floor
-    that named a token at random would be beaten by anything). From step 2 on: agreement
-    and rouge_l with the greedy chain; nll (nats a token) of the ids read as ordinary
+    ids: the chain's top tokens, up to an end token. From step 2 on: agreement and
+    rouge_l with the greedy chain; nll (nats a token) of the ids read as ordinary
     tokens. sayable: whether the corpus can say the prompt and the chain up to the first
     full stop; NaN without covers (that of models.corpus), or where it cannot say even
     the prompt.
     """
-    rows = []
-    for kind, (config, rule) in chain_kinds(seed).items():
-        trace = generate_concepts(
-            lm, prompts, steps, config, weight_rule=rule, stop_at_eos=False
-        )
-        top, _ = teacher_forced_logprobs(lm, prompts, trace.vectors)
-        fed = lm.embed[top.to(lm.device)]
-        _, log_p = teacher_forced_logprobs(lm, prompts, fed, top)
-        for i, (ids, nats) in enumerate(zip(top.tolist(), -log_p)):
-            ids = truncate_at_eos(ids, lm.eos_ids)
-            if len(ids) > 1:
-                rows.append((i, kind, ids, float(nats[1 : len(ids)].mean())))
-    frame = pd.DataFrame(rows, columns=["prompt", "kind", "ids", "nll"])
+    rows = [
+        (i, kind, tuple(truncate_at_eos(ids, lm.eos_ids)))
+        for kind, chain in chains.items()
+        for i, ids in enumerate(chain.top.tolist())
+    ]
+    frame = pd.DataFrame(rows, columns=["prompt", "kind", "ids"])
+    frame = frame[frame.ids.str.len() > 1].reset_index(drop=True)
+    texts = list(zip(frame.prompt, frame.ids))
+    nll = text_nll(lm, prompts, list(dict.fromkeys(texts)))
+    frame["nll"] = [nll[text] for text in texts]
     greedy = frame[frame.kind == GREEDY].set_index("prompt").ids
     pairs = [(a[1:], b[1:]) for a, b in zip(frame.ids, frame.prompt.map(greedy))]
     frame["agreement"] = [token_agreement(a, b) for a, b in pairs]
     frame["rouge_l"] = [rouge_l(a, b) for a, b in pairs]
     frame["template"] = [template_of(prompts[i]) for i in frame.prompt]
-    frame["sayable"] = [
-        _sayable(lm, prompts[i], ids, covers) for i, ids in zip(frame.prompt, frame.ids)
-    ]
+    frame["sayable"] = [_sayable(lm, prompts[i], ids, covers) for i, ids in texts]
     return frame
+
+
+def text_nll(lm: LM, prompts: list[str], texts: list[Text]) -> dict[Text, float]:
+    """NLL of texts read as ordinary tokens: nats a token, from the second token on."""
+    most = max(len(ids) for _, ids in texts)
+    targets, lengths = pad_targets([list(ids) for _, ids in texts], most)
+    asked, fed = [prompts[i] for i, _ in texts], lm.embed[targets.to(lm.device)]
+    log_p = teacher_forced_logprobs(lm, asked, fed, targets)
+    nats = [float(-p[1:n].mean()) for p, n in zip(log_p, lengths.tolist())]
+    return dict(zip(texts, nats))
 
 
 def _sayable(lm: LM, prompt: str, ids: list[int], covers: Callable | None) -> float:
@@ -183,7 +223,7 @@ def agreement_rows(
 ) -> pd.DataFrame:
     """agreement_by_step of each model, but for the chains without clipping."""
     frames = [
-        agreement_by_step(rows[rows.kind != "no clipping"], steps, seed).assign(model=m)
+        agreement_by_step(rows[rows.kind != UNCLIPPED], steps, seed).assign(model=m)
         for m, rows in chains.items()
     ]
     return pd.concat(frames)

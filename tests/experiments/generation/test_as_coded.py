@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from experiments.generation import as_coded, early_stopping
-from helpers import MixtureConfig, generate_concepts, mixture
+from helpers import (
+    MixtureConfig,
+    generate_concepts,
+    mixture,
+    next_logits,
+    prompt_embeds,
+)
 
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 
@@ -14,7 +20,8 @@ def test_every_difference_is_measured_for_each_model(mini):
     trace = generate_concepts(mini, PROMPTS, 4, plain, stop_at_eos=False)
     free = generate_concepts(mini, PROMPTS, 12, early_stopping.FREE)
     runs = early_stopping.free_runs(free)
-    found = as_coded.coded_measures(mini, PROMPTS, trace, runs)
+    logits = next_logits(mini, *prompt_embeds(mini, PROMPTS))
+    found = as_coded.coded_measures(mini, logits, trace, runs)
     table = as_coded.coded_table({"a": found})
     assert list(table["a"]) == [found[name] for name in as_coded.DIFFERENCES]
     assert 0 < found["top_written"] < found["top_coded"] <= 1

@@ -14,7 +14,7 @@ from experiments.generation import (
 from experiments.prompts import prompt_suite
 from experiments.stats import Estimate
 from harness.claims import rule_parts
-from helpers import MixtureConfig, generate_concepts, load
+from helpers import MixtureConfig, generate_concepts, load, next_logits, prompt_embeds
 from models.corpus import covers
 
 
@@ -27,13 +27,13 @@ def test_the_measured_parts_are_those_of_the_rules(name):
             greedy_identity.identity_rows(lm, prompts, 6)
         )
     }
-    gaps = sharpening.sharpening_rows([lm], prompts, MixtureConfig(), n_random=40)
+    logits = next_logits(lm, *prompt_embeds(lm, prompts))
+    gaps = sharpening.sharpening_rows([logits], MixtureConfig(), n_random=40)
     found["G2"] = sharpening.sharpening_parts(gaps)
-    said = trajectories.chain_rows(lm, prompts, 6, covers=covers)
+    chains = trajectories.run_chains(lm, prompts, 6)
+    said = trajectories.chain_rows(lm, prompts, chains, covers)
     found["G7"] = trajectories.chain_parts(said)
-    trace = generate_concepts(
-        lm, prompts, 6, MixtureConfig.appendix(), stop_at_eos=False
-    )
+    trace = chains[trajectories.UNCLIPPED].trace
     steps = norms.step_rows(lm, trace)
     found["G4"] = norms.drift_parts(steps)
     greedy = list(said[said.kind == "greedy"].ids)
@@ -45,7 +45,10 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     rows = early_stopping.stop_rows(runs, lengths)
     looping = early_stopping.loop_rate(free)
     found["G5"] = early_stopping.stop_parts(rows, looping)
-    snippet, full = appendix.snippet_rows(lm, prompts), [run.length for run in runs]
+    snippet, full = (
+        appendix.snippet_rows(logits, lm.embed),
+        [run.length for run in runs],
+    )
     changed = appendix.clipped_rates(lm, trace)
     found["G8"] = appendix.snippet_parts(snippet, changed, full, lengths)
     for claim, own in found.items():
@@ -60,7 +63,10 @@ def test_the_measured_parts_are_those_of_the_rules(name):
 
 
 def test_the_parts_of_g1_g2_and_g8_by_hand():
-    ids = pd.DataFrame({"part": list("aabb"), "equal": [True, False, True, True]})
+    ids = pd.DataFrame({
+        "part": list("aaabb"), "prompt": [0, 1, 1, 0, 1],
+        "equal": [True, True, False, True, True],  # prompt 1 differs on its own
+    })  # fmt: skip
     found = greedy_identity.identity_parts(ids)
     assert {k: (e.value, e.high, e.n) for k, e in found.items()} == {
         "a": (1, 1, 2), "b": (0, 0, 2),

@@ -14,7 +14,7 @@ def test_sharpening_is_a_temperature_and_the_measure_can_say_otherwise(monkeypat
     assert (sharp - other).abs().max() > 1e-3
 
 
-def test_the_curve_depends_on_the_quotient_alone(tiny):
-    curve = sharpening.temperature_curve(tiny, "The capital of France is")
+def test_the_curve_depends_on_the_quotient_alone():
+    curve = sharpening.temperature_curve(torch.randn(99))
     tops = curve.groupby(curve["T / alpha"].round(9))["top weight"]
     assert (tops.count() > 1).any() and (tops.max() - tops.min() < 1e-5).all()

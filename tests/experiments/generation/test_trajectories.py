@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 import pytest
+import torch
 
 from experiments.generation import trajectories
 from harness.claims import measured
@@ -13,8 +14,13 @@ from models.corpus import covers
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 
 
+def rows_of(lm, prompts, steps):
+    chains = trajectories.run_chains(lm, prompts, steps)
+    return trajectories.chain_rows(lm, prompts, chains)
+
+
 def test_chains_of_floors_differ_only_in_what_is_fed(mini):
-    rows = trajectories.chain_rows(mini, PROMPTS * 4, 6)
+    rows = rows_of(mini, PROMPTS * 4, 6)
     first = rows.assign(first=rows.ids.str[0]).groupby("prompt")["first"]
     assert (first.nunique() == 1).all()
     greedy = rows[rows.kind == "greedy"]
@@ -24,7 +30,7 @@ def test_chains_of_floors_differ_only_in_what_is_fed(mini):
 
 
 def test_step_1_counts_for_nothing(mini):
-    rows = trajectories.chain_rows(mini, PROMPTS, 2)
+    rows = rows_of(mini, PROMPTS, 2)
     for _, own in rows.groupby("prompt"):
         greedy = own[own.kind == "greedy"].ids.iloc[0]
         for ids, agreement in zip(own.ids, own.agreement):
@@ -32,6 +38,23 @@ def test_step_1_counts_for_nothing(mini):
     assert set(rows.template) == {
         "The capital of _ is", "_ plus _ equals", "The _ feeds the",
     }  # fmt: skip
+
+
+def test_top_tokens_and_their_nll_are_the_models_own(mini):
+    """Beside one pass for each prompt, which knows nothing of batches or caches."""
+    chains = trajectories.run_chains(mini, PROMPTS, 5)
+    rows = trajectories.chain_rows(mini, PROMPTS, chains)
+    for kind, chain in chains.items():
+        for b, prompt in enumerate(PROMPTS):
+            start = mini.embed[torch.tensor(mini.tokenizer(prompt)["input_ids"])]
+            fed = torch.cat([start, chain.trace.vectors[b]])
+            top = mini.model(inputs_embeds=fed[None]).logits[0, -6:-1].argmax(-1)
+            assert chain.top[b].tolist() == top.tolist(), kind
+            (row,) = rows[(rows.kind == kind) & (rows.prompt == b)].itertuples()
+            read = torch.cat([start, mini.embed[torch.tensor(row.ids)]])
+            log_p = mini.model(inputs_embeds=read[None]).logits[0].log_softmax(-1)
+            nats = [-log_p[len(start) + t - 1, i] for t, i in enumerate(row.ids)]
+            assert row.nll == pytest.approx(float(sum(nats[1:])) / len(nats[1:]), 1e-4)
 
 
 def test_sayable_knows_what_the_corpus_says(mini):
@@ -110,7 +133,7 @@ def test_planted_writers_get_the_verdicts_they_deserve():
 
 
 def test_frames_hold_every_model_and_prompt(mini):
-    lms, chains = {"a": mini}, {"a": trajectories.chain_rows(mini, PROMPTS * 4, 6)}
+    lms, chains = {"a": mini}, {"a": rows_of(mini, PROMPTS * 4, 6)}
     rows = trajectories.agreement_rows(chains, 6)
     assert "no clipping" not in set(rows.kind) and set(rows.model) == {"a"}
     texts = trajectories.chain_texts(lms, PROMPTS, chains)
