@@ -135,7 +135,7 @@ class Playground:
         self.gate_entropy = ipywidgets.FloatSlider(
             1.0, min=0, max=5, step=0.1, description="gate (nats)", **on_release
         )
-        self.norm = ipywidgets.Dropdown(options=NORMS, description="clip to", **wide)
+        self.norm = ipywidgets.Dropdown(options=NORMS, description="norm", **wide)
         ways = ["completion", *(way for way in FRAMES if way != "completion")]
         self.way = ipywidgets.Dropdown(options=ways, description="read by", **wide)
         self.page = ipywidgets.HTML()

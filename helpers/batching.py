@@ -185,15 +185,26 @@ class CachedForward:
     """One batch and its growing cache: new embeddings (B,T,D) in, logits (B,V) out.
 
     Positions and masks for `steps` later positions are made once; a call takes slices.
+    hidden: keep the last layer's state (B,D) that the logits come from, as `hidden`.
     """
 
-    def __init__(self, model: Any, embeds: Tensor, mask: Tensor | None, steps: int):
+    def __init__(
+        self,
+        model: Any,
+        embeds: Tensor,
+        mask: Tensor | None,
+        steps: int,
+        hidden: bool = False,
+    ):
         self.model, self.length = model, 0
         self.cache: Any = None
+        self.hidden: Tensor | None = None
         self.positions: Tensor | None = None
         self.masks: tuple[Tensor, Tensor] | None = None  # of the prompt, of later steps
         accepted = inspect.signature(model.forward).parameters
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        if hidden:
+            self.options["output_hidden_states"] = True
         if "position_ids" in accepted:
             total = embeds.shape[1] + steps
             positions = torch.arange(total, device=embeds.device)
@@ -224,6 +235,8 @@ class CachedForward:
             inputs_embeds=x, past_key_values=self.cache, use_cache=True, **inputs
         )
         self.cache = getattr(out, "past_key_values", None)
+        if "output_hidden_states" in self.options:
+            self.hidden = out.hidden_states[-1][:, -1]
         return out.logits[:, -1]
 
 

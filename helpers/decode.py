@@ -37,8 +37,8 @@ from .mixture import (
     Weights,
     _mix,
     _mixture_weights,
+    apply_norm,
     check_positive_int,
-    clip_norm,
     norm_bounds,
     resolve_config,
     sharpened,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .models import LM
+    from .step_modes import Feedback, Switch
 
 CHECK_EVERY = 8  # steps between two looks at which rows have stopped
 
@@ -105,6 +106,8 @@ def generate_concepts(
     inputs_embeds: Tensor | Sequence[Tensor] | None = None,
     attention_mask: Tensor | None = None,
     weight_rule: WeightRule = sharpened,
+    switch: Switch | None = None,
+    feedback: Feedback | None = None,
     stop_at_eos: bool = True,
     compile: bool = False,
     batch_size: int = 64,
@@ -116,6 +119,7 @@ def generate_concepts(
     (B,T,D) with a left-padded attention_mask (B,T), or a list of (T,D). Step t's vector
     is fed back to get step t+1: the first is read off the prompt, the last is not read.
     weight_rule: any rule(logits, config) -> probs, indices (helpers.weight_rules).
+    switch, feedback: what carries over between steps (helpers.step_modes).
     stop_at_eos: a row ends with the step whose top token ends a text.
     compile: torch.compile and a static cache: slow first call, then fast; same tokens.
     progress: None shows a bar on a terminal only.
@@ -126,8 +130,10 @@ def generate_concepts(
     check_positive_int("steps", steps)
     if attention_mask is not None and inputs_embeds is None:
         raise ValueError("attention_mask goes with inputs_embeds; prompts make theirs")
-    if compile and getattr(weight_rule, "draws", False):
-        raise ValueError("compile=True needs a weight rule that draws nothing")
+    if compile and (getattr(weight_rule, "draws", False) or switch or feedback):
+        raise ValueError(
+            "compile=True needs a rule that draws nothing, and no switch or feedback"
+        )
     require_lm(lm)
     if compile and not supports_left_padding(lm.model):
         raise ValueError("compile=True needs a model with full attention throughout")
@@ -142,7 +148,8 @@ def generate_concepts(
     parts = []
     with tqdm(total=len(batches) * steps, disable=hidden, delay=1) as bar:
         for first, x, m in batches:
-            step_fn = make_step_fn(lm, x, m, steps, config, weight_rule, compile)
+            settings = steps, config, weight_rule, compile, None, None
+            step_fn = make_step_fn(lm, x, m, *settings, switch, feedback)
             parts.append(run_loop(step_fn, x, steps, stop, bar, first))
     columns = [torch.cat(column) for column in zip(*parts)]
     return ConceptTrace(*columns, tokenizer=lm.tokenizer)  # type: ignore[misc]
@@ -195,17 +202,28 @@ def make_step_fn(
     compile: bool = False,
     logits_processor: Any = None,
     input_ids: Any = None,
+    switch: Switch | None = None,
+    feedback: Feedback | None = None,
 ) -> StepFn:
     """Make the function that runs one step; its first call reads the prompt.
 
     logits_processor: generate()'s, which is given the ids so far, from input_ids on.
     """
-    forward, embed = CachedForward(lm.model, embeds, mask, steps), lm.embed
-    bounds, ids = _norm_bounds(lm, config.norm), input_ids
+    forward = CachedForward(lm.model, embeds, mask, steps, hidden=feedback is not None)
+    embed, bounds, ids = lm.embed, _norm_bounds(lm, config.norm), input_ids
+    state = None  # the switch's
 
     def choose(logits: Tensor) -> tuple[Tensor, ...]:
+        nonlocal state
         weights = _mixture_weights(logits, config, rule)
-        return *weights, *_next_vector(weights, embed, bounds, config)
+        if switch:
+            weights, state = switch(weights, state)
+        vector, mixed = _next_vector(weights, embed, bounds, config)
+        if switch:
+            mixed = mixed & (weights.probs[:, 0] < 1)
+        if feedback and forward.hidden is not None:
+            vector = feedback(vector, forward.hidden)
+        return *weights, vector, mixed
 
     def step(x: Tensor) -> Sequence[Tensor]:
         nonlocal ids
@@ -240,7 +258,8 @@ def _next_vector(
         token = embedding(weights.indices[:, 0], embed)
         if config.mode == "discrete":
             return token, torch.zeros_like(unsure)
-    concept = clip_norm(_mix(weights.probs, weights.indices, embed), bounds)
+    mixture = weights.probs, weights.indices
+    concept = apply_norm(_mix(*mixture, embed), *mixture, bounds, config.norm)
     if config.mode == "continuous":
         return concept, torch.ones_like(unsure)
     return torch.where(unsure[:, None], concept, token), unsure

@@ -9,7 +9,7 @@ inputs, logits processors and stopping criteria that it has prepared.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from .batching import prepare_inputs, split_batches
 from .decode import StopFn, make_step_fn, run_loop, stopping_criterion
 from .mixture import MixtureConfig, WeightRule, resolve_config, sharpened
 from .models import LM
+
+if TYPE_CHECKING:
+    from .step_modes import Feedback, Switch
 
 UNSUPPORTED = (  # settings of generate() that would be ignored
     "output_scores",
@@ -31,7 +34,10 @@ UNSUPPORTED = (  # settings of generate() that would be ignored
 
 
 def concept_decoding(
-    config: MixtureConfig | None = None, weight_rule: WeightRule = sharpened
+    config: MixtureConfig | None = None,
+    weight_rule: WeightRule = sharpened,
+    switch: Switch | None = None,
+    feedback: Feedback | None = None,
 ) -> Callable[..., Any]:
     """Make a function for model.generate(..., custom_generate=concept_decoding()).
 
@@ -68,7 +74,7 @@ def concept_decoding(
         if more:
             raise ValueError(f"{type(model).__name__} needs prompts of one length")
         settings = steps, config, weight_rule, False, logits_processor, input_ids
-        step_fn = make_step_fn(lm, embeds, mask, *settings)
+        step_fn = make_step_fn(lm, embeds, mask, *settings, switch, feedback)
         cold_stop = stopping_criterion(config, ())
         stop = _stop_by_criteria(cold_stop, stopping_criteria, input_ids)
         _, indices, *_, lengths = run_loop(step_fn, embeds, steps, stop)

@@ -3,8 +3,8 @@
     logits (B,V) -> weight rule -> probs (B,K), indices (B,K) -> mix -> concept (B,D)
 
 `MixtureConfig` holds the settings, `sharpened` is the write-up's weight rule (others
-are in `weight_rules`), `mix` computes e = sum_i p_i E[i] (write-up 3.1) and `clip_norm`
-applies its norm rule. No function that a decoding step calls waits for the device, and
+are in `weight_rules`), `mix` computes e = sum_i p_i E[i] (write-up 3.1), `apply_norm`
+gives it its norm. No function that a decoding step calls waits for the device, and
 nothing is computed in float64 unless the logits already are. torch is not imported, so
 that settings can be checked before it is.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODES = ("continuous", "discrete", "gated")
-NORMS = ("none", "all", "used", "central", "original")
+NORMS = ("none", "all", "used", "central", "original", "restore", "over_l2")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class MixtureConfig:
     temperature: float = 0.8  # softmax(logits / temperature)
     alpha: float = 1.5  # sharpening: weights ** alpha, renormalised
     norm: str = "all"  # clip ||concept|| to the norms of: all rows, used ids, central
-    #                    (1-99 % of the rows); original: at most 1.5 x the mean; or none
+    #                    (1-99 % of the rows); original: at most 1.5 x the mean;
+    #                    restore: to sum_i p_i ||E[i]||; over_l2: / ||p||_2; or none
     mode: str = "continuous"  # feed the mixture, the top token, or (gated) the mixture
     #                           only where entropy > gate_entropy
     gate_entropy: float = 1.0  # nats, mode "gated" only
@@ -190,10 +191,13 @@ def norm_bounds(embed: Tensor, norm: str, used: int | None = None) -> Bounds:
     "all": every row of embed (V,D). "used": the first `used` rows, those the tokenizer
     can name (models pad their vocabulary). "central": 1st and 99th percentile of all.
     "original": 0 and 1.5 times the mean of all, as the original code has it.
+    "restore": each row's own (V,), twice, for `apply_norm`.
     """
-    if norm == "none":
+    if norm in ("none", "over_l2"):
         return None
     norms = at_least_float32(embed).norm(dim=-1)
+    if norm == "restore":
+        return norms, norms
     if norm == "used":
         norms = norms[:used]
     if norm == "original":
@@ -203,6 +207,24 @@ def norm_bounds(embed: Tensor, norm: str, used: int | None = None) -> Bounds:
         last = len(norms) - 1
         return norms[round(0.01 * last)], norms[round(0.99 * last)]
     return norms.min(), norms.max()
+
+
+def apply_norm(
+    concept: Tensor, probs: Tensor, indices: Tensor, bounds: Bounds, norm: str
+) -> Tensor:
+    """Give concept (...,D), the mixture of probs and indices (...,K), its final norm.
+
+    bounds: of `norm_bounds`. "restore" scales it to the mean norm of what is mixed,
+    sum_i p_i ||E[i]||; "over_l2" divides it by ||p||_2, which gives the norm of a row
+    back where rows are orthogonal, and overshoots where they share a direction (HRPO,
+    2505.18454). The other norms clip.
+    """
+    if norm == "over_l2":
+        return concept / probs.norm(dim=-1, keepdim=True).to(concept.dtype)
+    if norm == "restore" and bounds is not None:
+        target = (bounds[0][indices] * probs).sum(-1, keepdim=True)
+        bounds = target, target
+    return clip_norm(concept, bounds)
 
 
 def clip_norm(concept: Tensor, bounds: Bounds) -> Tensor:
@@ -279,6 +301,13 @@ def check_real(name: str, value: Any, zero: bool = False) -> None:
     if not number or not 0 <= value < math.inf or not (value or zero):
         expected = "number of at least 0" if zero else "number above 0"
         raise ValueError(f"{name} must be a finite {expected}, not {value!r}")
+
+
+def check_share(name: str, value: float, zero: bool = False) -> None:
+    """Raise ValueError unless value is above 0, or 0 where allowed, and at most 1."""
+    check_real(name, value, zero)
+    if value > 1:
+        raise ValueError(f"{name} must be at most 1, not {value!r}")
 
 
 def _in_range(x: float) -> float:

@@ -26,6 +26,7 @@ from .mixture import (
     at_least_float32,
     check_positive_int,
     check_real,
+    check_share,
     sharpened,
 )
 
@@ -61,8 +62,8 @@ def soft_thinking(
     Source: Soft Thinking (2505.15778; UCSB-AI/Soft-Thinking@b97407c), with T 0.6,
     top_k 30, alpha 1, max_tokens 15. Its Cold Stop is in `step_modes`.
     """
-    _check_share("top_p", top_p)
-    _check_share("min_p", min_p, zero=True)
+    check_share("top_p", top_p)
+    check_share("min_p", min_p, zero=True)
     if max_tokens is not None:
         check_positive_int("max_tokens", max_tokens)
 
@@ -220,13 +221,6 @@ def sort_weights(probs: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Sort probs (B,K) and their indices, the largest weight first."""
     probs, order = probs.sort(dim=-1, descending=True, stable=True)
     return probs, indices.gather(-1, order)
-
-
-def _check_share(name: str, value: float, zero: bool = False) -> None:
-    """Raise ValueError unless value is above 0, or 0 where allowed, and at most 1."""
-    check_real(name, value, zero)
-    if value > 1:
-        raise ValueError(f"{name} must be at most 1, not {value!r}")
 
 
 def _first_only(probs: Tensor) -> Tensor:

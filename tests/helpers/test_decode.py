@@ -24,7 +24,7 @@ from helpers import (
 )
 from helpers.batching import CachedForward
 from helpers.compiled import OneRow
-from helpers.mixture import clip_norm, norm_bounds
+from helpers.mixture import apply_norm, norm_bounds
 from helpers.models import LM
 from tests.helpers.test_weight_rules import RULES
 from tests.tiny import named, tiny_model, tiny_tokenizer
@@ -54,7 +54,8 @@ def by_hand(lm, ids, steps, config, rule=SHARPENED):
         with torch.no_grad():
             logits = lm.model(inputs_embeds=prefix).logits[:, -1]
         weights = mixture_weights(logits, config, rule)
-        vector = clip_norm(mix(*weights[:2], lm.embed), bounds)
+        mixture = weights[:2]
+        vector = apply_norm(mix(*mixture, lm.embed), *mixture, bounds, config.norm)
         unsure = weights.entropy.item() > config.gate_entropy
         if config.mode == "discrete" or (config.mode == "gated" and not unsure):
             vector = lm.embed[weights.indices[:, 0]]
@@ -269,6 +270,8 @@ def watched(lm, ids, config, rule=SHARPENED, steps=4):
         MixtureConfig(mode="discrete"),
         MixtureConfig(mode="gated", stop_entropy=1.0),
         MixtureConfig(norm="central"),
+        MixtureConfig(norm="restore"),
+        MixtureConfig(norm="over_l2"),
         MixtureConfig.original(),
         MixtureConfig.original(mode="gated"),
     ],

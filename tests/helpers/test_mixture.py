@@ -15,7 +15,13 @@ from experiments import floors
 from experiments.metrics import nearest_rows
 from harness.files import ROOT
 from helpers import MixtureConfig, mix, mixture, mixture_weights, weight_rules
-from helpers.mixture import clip_norm, logits_entropy, norm_bounds, sharpened
+from helpers.mixture import (
+    apply_norm,
+    clip_norm,
+    logits_entropy,
+    norm_bounds,
+    sharpened,
+)
 
 settings.register_profile("quick", max_examples=60, deadline=None)
 settings.load_profile("quick")
@@ -367,3 +373,31 @@ def test_public_names_all_resolve():
     assert helpers.mixture is mixture
     with pytest.raises(AttributeError, match="no attribute"):
         _ = helpers.nothing
+
+
+def scaled(embed, probs, norm):
+    """A mixture of the first rows after a norm rule, over the mean row's norm."""
+    indices = torch.arange(len(probs))
+    bounds, concept = norm_bounds(embed, norm), mix(probs, indices, embed)
+    out = apply_norm(concept, probs, indices, bounds, norm)
+    assert torch.allclose(F.cosine_similarity(out, concept, dim=0), torch.ones(()))
+    return (out.norm() / embed.norm(dim=-1).mean()).item()
+
+
+def test_restored_norms_are_the_weighted_mean_of_what_is_mixed():
+    """Rows (3,4) and (0,10) by half: norms 5 and 10, so 7.5."""
+    embed, half = torch.tensor([[3.0, 4], [0, 10]]), torch.tensor([0.5, 0.5])
+    assert scaled(embed, half, "restore") * 7.5 == pytest.approx(7.5)
+    one = torch.tensor([1.0, 0.0])
+    for norm in ("restore", "over_l2"):  # a token alone stays as it is
+        assert scaled(embed, one, norm) * 7.5 == pytest.approx(5)
+
+
+def test_division_by_the_weights_norm_overshoots_where_rows_share_a_mean():
+    """HRPO's formula is right for orthogonal rows: 16 equal weights, ||p||_2 = 1/4."""
+    even = torch.full((16,), 1 / 16)
+    centred = torch.eye(16)
+    assert scaled(centred, even, "over_l2") == pytest.approx(1)
+    assert scaled(centred + 10, even, "over_l2") == pytest.approx(4, rel=0.01)
+    for embed in (centred, centred + 10):
+        assert scaled(embed, even, "restore") == pytest.approx(1, rel=0.01)
