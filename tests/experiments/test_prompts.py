@@ -1,11 +1,26 @@
 """The prompt suites."""
 
+from collections import Counter
 from itertools import chain
 
 import pytest
 
-from experiments.prompts import FRAMES, SUITES, prompt_suite, suites, template_of
+from experiments import screen_prompts
+from experiments.prompts import (
+    FRAMES,
+    OPEN,
+    SCREENING,
+    SUITES,
+    is_open,
+    natural_candidates,
+    prompt_suite,
+    screened_p_max,
+    suites,
+    template_of,
+)
 from experiments.scoring import contains_answer, is_right, normalise_words
+from models.public import public_models
+from tests.tiny import named
 
 PROMPTS = ["The capital of France is", "2 plus 2 equals", "The baker feeds the"]
 
@@ -52,6 +67,58 @@ def test_each_natural_suite_is_large_enough():
     least = dict(capitals=40, sums=60, meanings=60, spanish=60, spanish_words=60)
     least |= dict(instructions=60, long=40, ambiguous=100)
     assert all(counts[name] >= n for name, n in least.items()), counts
+
+
+def test_continuations_are_open_on_each_public_model_and_of_many_families():
+    found = [screened_p_max()[item.prompt] for item in suites("smollm2")["ambiguous"]]
+    assert len(found) >= 150 and all(len(p_max) == 3 for p_max in found)
+    for model in zip(*found):
+        assert sum(OPEN[0] <= p <= OPEN[1] for p in model) >= 100
+    assert len({item.template for item in suites("smollm2")["ambiguous"]}) >= 60
+    families = Counter(item.template for item in natural_candidates())
+    assert len(families) >= 60 and sum(families.values()) >= 300
+    assert 3 <= min(families.values()) <= max(families.values()) <= 6
+
+
+def test_every_candidate_was_screened_by_every_public_model():
+    models = screened_p_max()
+    assert models.keys() == {item.prompt for item in natural_candidates()}
+    assert {len(p_max) for p_max in models.values()} == {3}
+    with SCREENING.open(encoding="utf-8") as file:
+        _, *names = next(file).strip().split(",")
+    assert set(names) == set(public_models())
+
+
+@pytest.mark.parametrize(
+    "p_max, kept",
+    [
+        ((0.3, 0.8, 0.1), True),
+        ((0.9, 0.5, 0.5), True),
+        ((0.29, 0.81, 0.5), False),
+        ((0.5, 0.5), True),
+        ((), False),
+    ],
+)
+def test_a_continuation_is_used_if_it_is_open_on_two_models(p_max, kept):
+    assert is_open(p_max) is kept
+
+
+def test_screening_adds_what_a_model_has_not_seen(tmp_path, monkeypatch):
+    table, items = tmp_path / "screening.csv", natural_candidates()[:3]
+    monkeypatch.setattr(screen_prompts, "natural_candidates", lambda: items[:2])
+    screen_prompts.screen("mini-gpt2", table)
+    first = table.read_text().splitlines()
+    assert first[0] == "prompt,mini-gpt2" and len(first) == 3
+    lm = named("mini-gpt2")
+    ids = lm.tokenizer(items[1].prompt, return_tensors="pt")["input_ids"]
+    p = lm.model(ids).logits[0, -1].softmax(-1).max().item()
+    assert float(first[2].rsplit(",")[-1]) == pytest.approx(p, abs=1e-4)
+    table.write_text(table.read_text().replace(first[1], f"{items[0].prompt},0.1234"))
+    monkeypatch.setattr(screen_prompts, "natural_candidates", lambda: items)
+    screen_prompts.screen("mini-gpt2", table)
+    again = table.read_text().splitlines()
+    assert again[1] == f"{items[0].prompt},0.1234" and again[2] == first[2]
+    assert len(again) == 4 and again[3].startswith(items[2].prompt)
 
 
 def test_the_words_of_the_identity_list_are_no_natural_answers():
