@@ -21,7 +21,8 @@ import inspect
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 MOST_LOGITS = 2**25  # numbers in one batch of logits: 128 MB in float32
 MOST_ROWS = 64  # prompts in one batch
-TRANSLATED = {item.prompt: item.gold for item in SUITES["spanish"]}
 
 
 def normalise_words(text: str) -> list[str]:
@@ -89,13 +89,18 @@ def follows_instruction(lm: LM, new_ids: list[int], answer: str) -> tuple[bool, 
     return ended, ended and contains_answer(text.split("\n")[0], [answer])
 
 
-def acceptable_answers(content: str) -> tuple[str, ...]:
-    """List what counts as a content read back: itself, its meaning, its translation.
+def acceptable_answers(
+    content: str, asked: Mapping[str, tuple[Item, ...]] = SUITES
+) -> tuple[str, ...]:
+    """List what counts as a content read back: itself, its meaning, its translations.
 
-    A number below 40 may be written in words.
+    asked: the suites that say what a Spanish content means. A number below 40 may be
+    written in words.
     """
     content = content.strip()
-    answers = [content, MEANINGS.get(content, ""), TRANSLATED.get(content, "")]
+    spanish = chain(asked["spanish"], asked.get("spanish_words", ()))
+    said = [phrase for i in spanish if i.prompt == content for phrase in i.accepted]
+    answers = [content, MEANINGS.get(content, ""), *said]
     if content.isdigit() and int(content) < 40:
         tens, unit = divmod(int(content), 10)
         name = NUMBERS[int(content)] if tens < 2 else ("twenty", "thirty")[tens - 2]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from experiments import scoring
+from experiments.prompts import suites
 from helpers.batching import prompt_embeds
 
 
@@ -80,3 +81,14 @@ def test_teacher_forced_logprobs_are_those_of_one_prompt_at_a_time(tiny, monkeyp
         logits = tiny.model(inputs_embeds=embeds[None]).logits[0, -steps - 1 : -1]
         wanted = logits.log_softmax(-1).gather(-1, targets[b][:, None])[:, 0]
         assert torch.allclose(log_p[b], wanted, atol=1e-4)
+
+
+def test_a_spanish_content_is_read_back_in_any_of_its_translations():
+    natural = suites("smollm2")
+    assert scoring.acceptable_answers("mesa", natural) == ("mesa", "table", "desk")
+    answers = scoring.acceptable_answers(" La casa es blanca.", natural)
+    assert answers == ("La casa es blanca.", "The house is white.")
+    assert scoring.acceptable_answers("mesa") == ("mesa",)  # mini's has sentences only
+    sentence = "El gato ve el pan."
+    said = scoring.acceptable_answers(sentence)
+    assert said == (sentence, "The cat sees the bread.")
