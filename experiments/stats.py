@@ -3,7 +3,7 @@
     Estimate            a value, its interval, n and seed; .exact for counted numbers
     bootstrap           a statistic of one measurement, by item or by group
     paired_difference   the same of a - b, two measurements of the same items
-    ratio               a ratio of sums
+    ratio               a ratio of sums; ratio_difference: one less another
     normalised_score    a mean between the mean of a floor (0) and of a ceiling (1)
     spearman            rank correlation of two measurements
     clustered           any of these, drawing whole groups but counting items
@@ -88,6 +88,22 @@ def ratio(
     return _resample(_group_sums(pair, groups), _ratio_of_sums, resamples, seed)
 
 
+def ratio_difference(
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    numerator2: Sequence[float],
+    denominator2: Sequence[float],
+    resamples: int = 2000,
+    seed: int = 0,
+    groups: Sequence | None = None,
+) -> Estimate:
+    """Estimate one ratio of sums less another, all (N,), drawn together."""
+    first = _pair(numerator, denominator, "numerator", "denominator")
+    second = _pair(numerator2, denominator2, "numerator2", "denominator2")
+    sums = _group_sums(np.stack([*first, *second]), groups)
+    return _resample(sums, _difference_of_ratios, resamples, seed)
+
+
 def normalised_score(
     score: Sequence[float],
     floor: Sequence[float],
@@ -166,6 +182,10 @@ def _resample(
 
 def _ratio_of_sums(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
     return _quotient(a.sum(axis), b.sum(axis))
+
+
+def _difference_of_ratios(a, b, c, d, axis: int) -> np.ndarray:
+    return _ratio_of_sums(a, b, axis) - _ratio_of_sums(c, d, axis)
 
 
 def _correlation(n, x, y, xx, yy, xy, axis: int) -> np.ndarray:

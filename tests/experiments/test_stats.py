@@ -100,3 +100,14 @@ def test_a_single_item_and_draws_without_a_ratio():
 
 def test_counted_numbers_are_their_own_interval():
     assert stats.Estimate.exact(3, 7) == stats.Estimate(3.0, 3.0, 3.0, 7)
+
+
+def test_a_difference_of_ratios_is_drawn_together():
+    """3/6 - 1/4 = 1/4; of a ratio with itself the interval is 0, whatever is drawn."""
+    a, b, c, d = [1, 2.0], [2, 4.0], [0, 1.0], [3, 1.0]
+    assert stats.ratio_difference(a, b, c, d).value == 0.25
+    x, y = [1, 5, 2, 8.0, 3], [9, 7, 8, 9, 5.0]
+    same = stats.ratio_difference(x, y, x, y, groups=[0, 0, 1, 1, 2])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    with pytest.raises(ValueError, match="denominator2"):
+        stats.ratio_difference(a, b, c, [1.0])
