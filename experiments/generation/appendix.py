@@ -14,7 +14,9 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from experiments.stats import Estimate, bootstrap
+from experiments.generation.early_stopping import AS_CODED, FreeRun, stop_lengths
+from experiments.prompts import template_of
+from experiments.stats import Estimate, bootstrap, clustered
 from helpers.mixture import MixtureConfig, clip_norm, mix, mixture_weights, norm_bounds
 
 if TYPE_CHECKING:
@@ -77,15 +79,24 @@ def clipped_rates(lm: LM, trace: ConceptTrace, norm: str = "all") -> list[float]
 def snippet_parts(
     rows: pd.DataFrame,
     clipped: list[float],
-    full: list[int],
-    stopped: list[int],
+    prompts: list[str],
+    runs: list[FreeRun],
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """G8's parts. full, stopped: each prompt's length without and with the stop."""
-    shorter = [a != b for a, b in zip(full, stopped)]
-    return {
-        "weight_deviation": Estimate.exact(rows.weight_gap.max(), len(rows)),
-        "batch_failure_rate": bootstrap(rows.batch_fails, seed=seed),
-        "vector_difference_rate": bootstrap(clipped, seed=seed),
-        "length_difference_rate": bootstrap(shorter, seed=seed),
+    """G8's parts; intervals draw whole templates.
+
+    rows and clipped: of `prompts`. runs: without a stop; the stop as coded ends them.
+    """
+    templates = [template_of(prompt) for prompt in prompts]
+    lengths = zip(stop_lengths(runs, *AS_CODED), runs)
+    shorter = [length != run.length for length, run in lengths]
+    columns = {
+        "batch_failure_rate": (templates, rows.batch_fails),
+        "vector_difference_rate": (templates, clipped),
+        "length_difference_rate": ([run.template for run in runs], shorter),
+    }
+    gap = {"weight_deviation": Estimate.exact(rows.weight_gap.max(), len(rows))}
+    return gap | {
+        part: clustered(bootstrap, *column, seed=seed)
+        for part, column in columns.items()
     }

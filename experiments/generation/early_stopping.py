@@ -15,16 +15,17 @@ of softmax(z / 0.8), as in the original code, whose stop is AS_CODED.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, islice, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from experiments.metrics import loops
-from experiments.prompts import prompt_suite
-from experiments.stats import Estimate, bootstrap, paired_difference
+from experiments.prompts import SUM, Item, prompt_suite, template_of
+from experiments.stats import Estimate, bootstrap, clustered, paired_difference
 from helpers.mixture import MixtureConfig
 
 if TYPE_CHECKING:
@@ -35,36 +36,42 @@ AS_CODED = (ORIGINAL.stop_entropy, ORIGINAL.stop_run)  # nats, steps in a row
 FREE = MixtureConfig(entropy_temperature=ORIGINAL.entropy_temperature)
 THRESHOLDS = (0.01, 0.03, 0.1, 0.3, 1.0)  # nats
 RUN_LENGTHS = (1, 2, 4, 8, 16)  # steps in a row
-MOST_SUITE = 240  # prompts of prompt_suite beside its first two
 GRID_AXES = {
     "x": "length",
     "y": "difference",
     "by": "stop",
+    "panel": "model",
     "xlabel": "mean length that the stop leaves (tokens)",
     "ylabel": "difference in loop rate",
 }
 
 
-def loop_prompts(n: int) -> list[str]:
-    """List `n` prompts: those of prompt_suite, then all sums up to 20 plus 20.
+def loop_prompts(asked: Mapping[str, Sequence[Item]], n: int) -> dict[str, str]:
+    """Prompt -> template of `n` prompts: prompt_suite's, then sums up to 20 plus 20.
 
-    ValueError where n is more than there are.
+    asked: a set's suites. ValueError where n is more than there are.
     """
-    sums = [f"{a} plus {b} equals" for a, b in product(range(21), range(21))]
-    prompts = list(dict.fromkeys([*prompt_suite(MOST_SUITE), *sums]))
-    if not 1 <= n <= len(prompts):
-        raise ValueError(f"n={n}: expected 1 to {len(prompts)} prompts")
-    return prompts[:n]
+    pools = chain.from_iterable(asked[k] for k in ("ambiguous", "capitals", "sums"))
+    beside = {item.prompt for item in pools} - {
+        item.prompt for item in asked["writeup"]
+    }
+    found = {p: template_of(p) for p in prompt_suite(asked, len(beside))}
+    found |= {f"{a} plus {b} equals": SUM for a, b in product(range(21), range(21))}
+    if not 1 <= n <= len(found):
+        raise ValueError(f"n={n}: expected 1 to {len(found)} prompts")
+    return dict(islice(found.items(), n))
 
 
 @dataclass(frozen=True, eq=False)
 class FreeRun:
     """One prompt's run without a stop, L steps long.
 
-    entropy (L,) nats; looping (L+1,): whether its first t steps loop (metrics.loops);
-    inside (L+1,): whether a stop after t steps cuts it inside the loop it ends in.
+    template: the prompt's. entropy (L,) nats. looping (L+1,): whether its first t steps
+    loop (metrics.loops). inside (L+1,): whether a stop after t steps cuts it inside the
+    loop it ends in.
     """
 
+    template: str
     entropy: list[float]
     looping: np.ndarray
     inside: np.ndarray
@@ -74,15 +81,15 @@ class FreeRun:
         return len(self.entropy)
 
 
-def free_runs(trace: ConceptTrace) -> list[FreeRun]:
-    """The runs of a trace that was made without early stop."""
+def free_runs(trace: ConceptTrace, templates: Sequence[str]) -> list[FreeRun]:
+    """The runs of a trace that was made without early stop, and their templates."""
     runs = []
-    for ids, entropy in zip(trace.tokens, trace.entropy.tolist()):
+    for ids, nats, template in zip(trace.tokens, trace.entropy.tolist(), templates):
         steps, start = np.arange(len(ids) + 1), loop_start(ids)
         looping = np.array([loops(ids[:t]) for t in steps], dtype=float)
         inside = (steps >= start if start is not None else steps < 0).astype(float)
         inside[-1] = 0  # the run's own end is no stop
-        runs.append(FreeRun(entropy[: len(ids)], looping, inside))
+        runs.append(FreeRun(template, nats[: len(ids)], looping, inside))
     return runs
 
 
@@ -127,8 +134,8 @@ def stop_rows(runs: list[FreeRun], lengths: list[int]) -> pd.DataFrame:
         own = run.looping[length], run.inside[length]
         random = run.looping[dealt].mean(), run.inside[dealt].mean()
         stopped = float(length < run.length)
-        rows.append((length, stopped, run.looping[-1], *own, *random))
-    columns = ["length", "stopped", "free", "entropy", "inside"]
+        rows.append((run.template, length, stopped, run.looping[-1], *own, *random))
+    columns = ["template", "length", "stopped", "free", "entropy", "inside"]
     return pd.DataFrame(rows, columns=[*columns, "random", "inside_random"])
 
 
@@ -149,13 +156,10 @@ def stop_grid(runs: list[FreeRun]) -> pd.DataFrame:
 
 
 def stop_grids(runs: dict[str, list[FreeRun]]) -> pd.DataFrame:
-    """stop_grid of each model's runs; stop: the model, or the model as coded."""
-    frames = []
-    for name, own in runs.items():
-        grid = stop_grid(own).assign(model=name, stop=name)
-        coded = (grid.threshold == AS_CODED[0]) & (grid.run == AS_CODED[1])
-        frames.append(grid.assign(stop=grid.stop.mask(coded, f"{name}, as coded")))
-    return pd.concat(frames)
+    """stop_grid of each model's runs, by model; stop: as coded, or another setting."""
+    grids = pd.concat([stop_grid(own).assign(model=m) for m, own in runs.items()])
+    coded = (grids.threshold == AS_CODED[0]) & (grids.run == AS_CODED[1])
+    return grids.assign(stop=coded.map({True: "as coded", False: "another setting"}))
 
 
 def best_stop(grid: pd.DataFrame) -> tuple[float, int]:
@@ -176,9 +180,10 @@ def best_stops(grids: pd.DataFrame) -> dict[str, tuple[float, int]]:
     return {name: best_stop(grid) for name, grid in grids.groupby("model", sort=False)}
 
 
-def loop_rate(trace: ConceptTrace, seed: int = 0) -> Estimate:
+def loop_rate(trace: ConceptTrace, templates: Sequence[str], seed: int = 0) -> Estimate:
     """Share of a trace's rows that loop."""
-    return bootstrap([float(loops(ids)) for ids in trace.tokens], seed=seed)
+    looping = [float(loops(ids)) for ids in trace.tokens]
+    return clustered(bootstrap, templates, looping, seed=seed)
 
 
 def stop_parts(
@@ -186,20 +191,27 @@ def stop_parts(
 ) -> dict[str, Estimate]:
     """G5's parts; beside them, unjudged, what a random stop leaves, stops and lengths.
 
-    greedy: loop_rate of greedy decoding after the same prompts.
+    greedy: loop_rate of greedy decoding after the same prompts. Intervals draw whole
+    templates.
     """
-    e = paired_difference(rows.entropy, rows.random, seed=seed)
+    e = clustered(
+        paired_difference, rows.template, rows.entropy, rows.random, seed=seed
+    )
     numbers = (_rounded(x, 12) for x in (e.value, e.low, e.high))
-    return {
-        "loop_rate_greedy": greedy,
-        "loop_rate_free": bootstrap(rows.free, seed=seed),
-        "loop_difference": Estimate(*numbers, e.n, e.seed),
-        "stopped_looping": bootstrap(rows.inside, seed=seed),
-        "stopped_looping_random": bootstrap(rows.inside_random, seed=seed),
-        "loop_rate_random": bootstrap(rows.random, seed=seed),
-        "stopped": bootstrap(rows.stopped, seed=seed),
-        "length": bootstrap(rows.length, seed=seed),
+    columns = {
+        "loop_rate_free": rows.free,
+        "stopped_looping": rows.inside,
+        "stopped_looping_random": rows.inside_random,
+        "loop_rate_random": rows.random,
+        "stopped": rows.stopped,
+        "length": rows.length,
     }
+    parts = {
+        name: clustered(bootstrap, rows.template, column, seed=seed)
+        for name, column in columns.items()
+    }
+    parts["loop_difference"] = Estimate(*numbers, e.n, e.seed)
+    return {"loop_rate_greedy": greedy} | parts
 
 
 def _rounded(x: float, digits: int) -> float:

@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 import torch
 
+from experiments.prompts import template_of
 from experiments.scoring import pad_targets, teacher_forced_logprobs
-from experiments.stats import Estimate, bootstrap, paired_difference, spearman
+from experiments.stats import (
+    Estimate,
+    bootstrap,
+    clustered,
+    paired_difference,
+    spearman,
+)
 from helpers.mixture import at_least_float32, clip_norm, norm_bounds
 
 if TYPE_CHECKING:
@@ -242,7 +249,7 @@ def clip_rows(
     for name in RANGES:
         low, high = norm_limits(lm, name)
         above, below = outside_range(x, name, low, high)
-        rows = {"prompt": range(len(x)), "range": name}
+        rows = {"range": name, "template": [template_of(p) for p in prompts]}
         rows["above"] = above.float().mean(1).tolist()
         rows["below"] = below.float().mean(1).tolist()
         free = torch.full_like(low, torch.inf)
@@ -261,12 +268,18 @@ def clip_rows(
 def range_parts(
     rows: pd.DataFrame, steps: pd.DataFrame, seed: int = 0
 ) -> dict[str, dict[str, Estimate]]:
-    """G3's parts by range; delta_upper and delta_lower are not judged."""
+    """G3's parts by range; delta_upper and delta_lower are not judged.
+
+    Intervals draw whole templates.
+    """
     own = steps[steps.kind == OWN]
     outside_hull = (own.norm > own.hull * (1 + 1e-9)).sum()
     violations = {"hull_violations": Estimate.exact(outside_hull, len(own))}
     return {
         name: violations
-        | {part: bootstrap(mine[c], seed=seed) for c, part in CLIP_PARTS.items()}
+        | {
+            part: clustered(bootstrap, mine.template, mine[column], seed=seed)
+            for column, part in CLIP_PARTS.items()
+        }
         for name, mine in rows.groupby("range", sort=False)
     }

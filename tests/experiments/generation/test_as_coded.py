@@ -19,7 +19,7 @@ def test_every_difference_is_measured_for_each_model(mini):
     plain = MixtureConfig.appendix()
     trace = generate_concepts(mini, PROMPTS, 4, plain, stop_at_eos=False)
     free = generate_concepts(mini, PROMPTS, 12, early_stopping.FREE)
-    runs = early_stopping.free_runs(free)
+    runs = early_stopping.free_runs(free, PROMPTS)
     logits = next_logits(mini, *prompt_embeds(mini, PROMPTS))
     found = as_coded.coded_measures(mini, logits, trace, runs)
     table = as_coded.coded_table({"a": found})

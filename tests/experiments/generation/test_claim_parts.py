@@ -1,5 +1,6 @@
 """The parts that notebook 01 measures are those that the rules need."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -11,7 +12,7 @@ from experiments.generation import (
     sharpening,
     trajectories,
 )
-from experiments.prompts import prompt_suite
+from experiments.prompts import SUITES, prompt_suite, template_of
 from experiments.stats import Estimate
 from harness.claims import rule_parts
 from helpers import MixtureConfig, generate_concepts, load, next_logits, prompt_embeds
@@ -21,7 +22,8 @@ from models.corpus import covers
 @pytest.mark.parametrize("name", ["mini-gpt2", "mini-qwen2"])
 def test_the_measured_parts_are_those_of_the_rules(name):
     lm = load(name, device="cpu")
-    prompts = prompt_suite(6)
+    prompts = prompt_suite(SUITES, 6)
+    templates = [template_of(prompt) for prompt in prompts]
     found = {
         "G1": greedy_identity.identity_parts(
             greedy_identity.identity_rows(lm, prompts, 6)
@@ -40,17 +42,14 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     clips = norms.clip_rows(lm, prompts, trace, greedy)
     found["G3"] = norms.range_parts(clips, steps)["all rows"]
     free = generate_concepts(lm, prompts, 30, early_stopping.FREE)
-    runs = early_stopping.free_runs(free)
+    runs = early_stopping.free_runs(free, templates)
     lengths = early_stopping.stop_lengths(runs, *early_stopping.AS_CODED)
     rows = early_stopping.stop_rows(runs, lengths)
-    looping = early_stopping.loop_rate(free)
+    looping = early_stopping.loop_rate(free, templates)
     found["G5"] = early_stopping.stop_parts(rows, looping)
-    snippet, full = (
-        appendix.snippet_rows(logits, lm.embed),
-        [run.length for run in runs],
-    )
+    snippet = appendix.snippet_rows(logits, lm.embed)
     changed = appendix.clipped_rates(lm, trace)
-    found["G8"] = appendix.snippet_parts(snippet, changed, full, lengths)
+    found["G8"] = appendix.snippet_parts(snippet, changed, prompts, runs)
     for claim, own in found.items():
         assert set(rule_parts(claim)) <= set(own), claim
     # what holds whatever the model has learnt
@@ -74,9 +73,13 @@ def test_the_parts_of_g1_g2_and_g8_by_hand():
     gaps = sharpening.sharpening_parts(pd.DataFrame({"gap": [0.1, 0.3, 0.2]}))
     assert gaps["deviation"] == Estimate(0.3, 0.3, 0.3, 3)
     rows = {"weight_gap": [0.1, 0.4, 0.2, 0.0], "batch_fails": [True] * 3 + [False]}
-    found = appendix.snippet_parts(
-        pd.DataFrame(rows), [0.5, 0, 0, 0], [9, 9, 9, 5], [9, 2, 9, 5]
-    )
+    prompts, calm = prompt_suite(SUITES, 2), [0.0] * 9
+    awake = [2.0] * 9
+    runs = [
+        early_stopping.FreeRun(template, nats, np.zeros(10), np.zeros(10))
+        for template, nats in zip("abcc", (awake, calm, awake, awake[:5]))
+    ]
+    found = appendix.snippet_parts(pd.DataFrame(rows), [0.5, 0, 0, 0], prompts, runs)
     assert {k: e.value for k, e in found.items()} == {
         "weight_deviation": 0.4, "batch_failure_rate": 0.75,
         "vector_difference_rate": 0.125, "length_difference_rate": 0.25,

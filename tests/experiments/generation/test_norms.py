@@ -42,9 +42,10 @@ def test_the_drift_is_last_minus_first_and_unsure_is_the_upper_third_of_entropy(
 
 def test_the_parts_of_g3_are_means_by_range_and_violations_are_counted():
     rows = pd.DataFrame(
-        [(0, "all rows", 0.0, 0.5, 0.2, 0.0, 0.2), (1, "all rows", 0, 1, 0.4, 0, 0.6),
-         (0, "1-99 %", 0.25, 0.5, -0.5, 0.1, 0), (1, "1-99 %", 0.5, 0, 0.1, 0.3, 1)],
-        columns=["prompt", "range", "above", "below", "both", "upper", "lower"],
+        [("a", "all rows", 0, 0.5, 0.2, 0, 0.2), ("b", "all rows", 0, 1, 0.4, 0, 0.6),
+         ("a", "1-99 %", 0.25, 0.5, -0.5, 0.1, 0), ("a", "1-99 %", 0.5, 0, 0.1, 0.3, 1)
+        ],
+        columns=["template", "range", "above", "below", "both", "upper", "lower"],
     )  # fmt: skip
     steps = pd.DataFrame({
         "kind": [norms.OWN] * 3 + [norms.RANDOM] * 2,
@@ -59,6 +60,8 @@ def test_the_parts_of_g3_are_means_by_range_and_violations_are_counted():
         own = {part: e.value for part, e in found[name].items()}
         assert own == pytest.approx(dict(zip(names.split(), values)))
         assert found[name]["hull_violations"].n == 3
+    apart, together = (found[name]["delta_nll"] for name in ("all rows", "1-99 %"))
+    assert apart.low < apart.high and together.low == together.high and together.n == 2
 
 
 def test_clipping_by_a_range_that_holds_everything_changes_nothing(mini):
