@@ -48,16 +48,20 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return draw_in_style
 
 
-def _figure(frame, panel, title, width=9.0, height=5.2):
-    """A Figure with one axes for each value of the panel column (at most six)."""
+def _figure(frame, panel, title, width=9.0, height=5.2, most=2):
+    """A Figure with one axes for each value of the panel column (at most six).
+
+    most: axes side by side.
+    """
     values = [None] if panel is None else list(dict.fromkeys(frame[panel]))
     if not 1 <= len(values) <= 6:
         raise ValueError(f"panel={panel!r}: {len(values)} values; expected 1 to 6")
-    columns = len(values[:2])
+    columns = len(values[:most])
     rows = -(-len(values) // columns)
-    figure = Figure(figsize=(width * (1 if columns == 1 else 1.5), height * rows))
+    figure = Figure(figsize=(width * (1 + columns) / 2, height * rows))
     figure.set_layout_engine("constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    share = {"sharex": most > 2, "sharey": most > 2}
+    grid = figure.subplots(rows, columns, squeeze=False, **share).ravel()
     for axes in grid[len(values) :]:
         axes.set_visible(False)
     if panel is None:
@@ -78,7 +82,7 @@ def _series(frame, by):
         raise ValueError(
             f"by={by!r}: {len(values)} series; expected {len(COLOURS)} at most"
         )
-    return [(i, readable(v), frame[frame[by] == v]) for i, v in enumerate(values)]
+    return [(i, readable(v, 44), frame[frame[by] == v]) for i, v in enumerate(values)]
 
 
 def _finish(axes: Axes, xlabel: str, ylabel: str, reference) -> None:
@@ -230,27 +234,41 @@ def dots(
     title: str = "",
     xlabel: str = "",
     reference: Mapping[str, float] | None = None,
+    panel: str | None = None,
 ) -> Figure:
-    """Draw points of x in rows y, with intervals, and upright reference lines."""
+    """Draw points of x in rows y, with intervals, and upright reference lines.
+
+    Panels stand side by side and share the rows, of which every second has a ground.
+    """
     places = {value: i for i, value in enumerate(dict.fromkeys(frame[y]))}
-    figure, [(axes, frame)] = _figure(frame, None, title, height=0.62 * len(places) + 2)
-    series = _series(frame, by)
-    apart = min(0.34, 0.8 / len(series))  # of a row's points
-    for i, label, rows in series:
-        at = [places[v] + apart * (i - (len(series) - 1) / 2) for v in rows[y]]
-        axes.plot(rows[x], at, MARKERS[i], color=COLOURS[i], markersize=9, label=label)
-        if low and high:
-            axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)
+    size = {"height": 0.62 * len(places) + 2}
+    if panel is not None:
+        wide = 6.4 if frame[panel].nunique() > 1 else 9.0  # inches
+        size = {"height": 0.56 * len(places) + 2.2, "width": wide, "most": 6}
+    figure, panels = _figure(frame, panel, title, **size)
+    order = {label: i for i, label, _ in _series(frame, by)}
+    apart = min(0.34, 0.8 / len(order))  # of a row's points
     above = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "bottom"}
-    for (label, value), dash in zip((reference or {}).items(), DASHES):
-        axes.axvline(value, linestyle=dash, **REFERENCE)
-        axes.annotate(readable(label), (value, 1), fontsize=12, **above)
-    axes.set_title(title, pad=24)
-    axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
-    _finish(axes, xlabel or x, "", None)
-    figure.alt_text = alt_text.describe_values(frame, x, (by, y))
+    for axes, part in panels:
+        for _, label, rows in _series(part, by):
+            i = order[label]
+            at = [places[v] + apart * (i - (len(order) - 1) / 2) for v in rows[y]]
+            look = {"color": COLOURS[i], "markersize": 9, "clip_on": False}
+            axes.plot(rows[x], at, MARKERS[i], label=label, **look)
+            if low and high:
+                axes.hlines(at, rows[low], rows[high], color=COLOURS[i], linewidth=2.4)
+        for (label, value), dash in zip((reference or {}).items(), DASHES):
+            axes.axvline(value, linestyle=dash, **REFERENCE)
+            axes.annotate(readable(label), (value, 1), fontsize=12, **above)
+        for i in range(1, len(places), 2) if panel is not None else ():
+            axes.axhspan(i - 0.5, i + 0.5, color="#EEEEEE", zorder=0, linewidth=0)
+        axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
+        axes.set_ylim(len(places) - 0.4, -0.6)
+        axes.grid(False, axis="y")
+        _finish(axes, xlabel or x, "", None)
+    if panel is None:
+        panels[0][0].set_title(title, pad=24)
+    figure.alt_text = alt_text.describe_values(frame, x, (panel, by, y))
     return figure
 
 

@@ -114,13 +114,18 @@ def _public(value: object) -> object:
 
 
 def _model(lm: LM) -> dict:
-    revision, name, digest = lm.revision or None, str(lm.name), ""
+    """What a model is; of public weights the file, its SHA-256 and licence too."""
+    revision, name, digest, source = lm.revision or None, str(lm.name), "", {}
     if name:
-        digest = fingerprint.model_digest(find_checkpoint(name, revision)[0])
-    return {
+        folder = find_checkpoint(name, revision)[0]
+        digest = fingerprint.model_digest(folder)
+        if (folder / "source.json").is_file():  # of public weights: models/public.py
+            source = json.loads((folder / "source.json").read_text(encoding="utf-8"))
+    about = {
         "name": _public(name),
         "revision": revision or "",
         "sha256": digest,
         "device": str(lm.device).split(":")[0],
         "dtype": str(lm.dtype).removeprefix("torch."),
     }
+    return about | ({"source": source} if source else {})

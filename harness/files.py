@@ -2,14 +2,17 @@
 
     ROOT                  the repository, found from this file
     run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
+    set_folders           figures/<set>/ of every set that has been run
     write_whole           write aside, flush to disk, then rename
     remove_partial_files  what a killed write_whole has left aside
     digest                a short hash of strings, bytes and files
 
 The environment variable REPRODUCE_OUT moves runs/ and figures/ elsewhere: a run uses it
-to stage its files, the notebook tests to leave the working tree alone.
+to stage its files, the notebook tests to leave the working tree alone. REPRODUCE_KEPT
+is then the place where the files of finished notebooks lie.
 """
 
+import csv
 import errno
 import hashlib
 import os
@@ -44,6 +47,22 @@ def run_dir(set_name: str, override: str = "") -> Path:
 def figures_dir(set_name: str, override: str = "") -> Path:
     """The folder of a set's figures, their data and verdicts.csv."""
     return Path(override or output_root() / "figures" / check_set_name(set_name))
+
+
+def set_folders() -> dict[str, Path]:
+    """figures/<set>/ of every set with measured rows: mini first, then in the order of
+    models/weights.csv, then by name.
+
+    Where results go elsewhere, a set that has some there is taken from there.
+    """
+    found = {}
+    for root in (ROOT, Path(os.environ.get("REPRODUCE_KEPT", output_root()))):
+        for rows in root.glob("figures/[!.]*/[0-9]*.measured.csv"):
+            found[rows.parent.name] = rows.parent
+    with open(ROOT / "models" / "weights.csv", newline="", encoding="utf-8") as file:
+        order = ["mini", *(row["set"] for row in csv.DictReader(file))]
+    place = {name: number for number, name in enumerate(order)}
+    return {k: found[k] for k in sorted(found, key=lambda k: (place.get(k, 99), k))}
 
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:

@@ -3,6 +3,7 @@
     notebook_cells   the cells of a notebook
     code_files       every source file whose change must rerun it
     shared_tables    the tables of figures/ that belong to no set
+    set_tables       the results of all sets, which notebook 08 reads
     notebook_inputs  every hash that must be the same for a result to be the same
     model_digest     a model folder's configuration, tokenizer and weights
     versions         of Python and of the packages that compute
@@ -16,10 +17,11 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.files import ROOT, digest
+from harness.files import ROOT, digest, set_folders
 
 NOTEBOOKS = ROOT / "notebooks"
 CLAIMS, FINDINGS = ROOT / "claims.csv", ROOT / "findings.csv"
+ACROSS = "08_across_models"  # reads what the other notebooks have left, of all sets
 CORPUS = ("facts", "world", "english", "chat", "corpus")  # of models/
 COMPUTE = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
 COMPUTE += ("pandas", "matplotlib")
@@ -51,12 +53,15 @@ def code_files(notebook: Path) -> list[Path]:
 
 
 def claim_rows(notebook: str) -> str:
-    """The rows of claims.csv and findings.csv that a notebook answers, as text."""
+    """The rows of claims.csv and findings.csv that a notebook answers, as text.
+
+    All rows for notebook 08, which sets the verdicts on every claim side by side.
+    """
     claims, findings = (
         list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         for path in (CLAIMS, FINDINGS)
     )
-    asked = [row for row in claims if row["notebook"] == notebook]
+    asked = [row for row in claims if notebook in (row["notebook"], ACROSS)]
     ids = {row["id"] for row in asked}
     return repr(asked + [row for row in findings if row["id"] in ids])
 
@@ -66,15 +71,33 @@ def shared_tables() -> list[Path]:
     return sorted((ROOT / "figures").glob("*.csv"))
 
 
-def notebook_inputs(notebook: Path) -> dict[str, str]:
-    """Hash a notebook's cells, its code, the claims it answers and shared tables."""
-    sources = ["".join(cell["source"]) for cell in notebook_cells(notebook)]
+def set_tables() -> dict[str, Path]:
+    """The csv files that the notebooks of every set have left: "set/name" -> path.
+
+    Not notebook 08's own, and not verdicts.csv: they are made from these.
+    """
     return {
+        f"{name}/{path.name}": path
+        for name, folder in set_folders().items()
+        for path in sorted(folder.glob("[0-9]*.csv"))
+        if not path.name.startswith(ACROSS[:3])
+    }
+
+
+def notebook_inputs(notebook: Path) -> dict[str, str]:
+    """Hash a notebook's cells, its code, the claims it answers and the tables it reads:
+    shared ones, and for notebook 08 those of all sets."""
+    sources = ["".join(cell["source"]) for cell in notebook_cells(notebook)]
+    hashes = {
         "notebook": digest(*(f"{source}\0" for source in sources)),
         "code": digest(*code_files(notebook)),
         "claims": digest(claim_rows(notebook.stem)),
         "data": digest(*shared_tables()),
     }
+    if notebook.stem == ACROSS:
+        tables = set_tables()
+        hashes["sets"] = digest(*(item for pair in tables.items() for item in pair))
+    return hashes
 
 
 def model_digest(folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 verdict_frame      measured rows -> one row a claim, as verdicts.csv has them
 gather             the same, from the rows that every notebook of a set has kept
+side_by_side       every claim on every set that was run, one row a claim and set
+differing          of these, the claims whose verdicts are not the same on all sets
 display_verdict    verdict and finding of claims, in a notebook
 display_table      the verdicts of a whole notebook, its last output
 """
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import files, outputs, safe_text, summaries, wording
+from harness import files, fingerprint, outputs, safe_text, summaries, wording
 from harness.claims import NUMBERS, claim_row, claims, read_rows
 from harness.judge import NOT_MEASURED, judge
 
@@ -66,6 +68,40 @@ def gather(
             state = f"has not finished on {set_name}" if written else "is not written"
             why[notebook] = f"notebook {notebook} {state}"
     return verdict_frame(rows, set_name, why_unmeasured=why)
+
+
+def side_by_side(folders: Mapping[str, Path] | None = None) -> pd.DataFrame:
+    """Judge the measured claims on every set: verdict_frame's rows of each.
+
+    folders: set -> its folder, by default those of figures/. Left out are the claims of
+    notebook 08, which are about all sets at once.
+    """
+    frames = []
+    own = [
+        claim
+        for claim, row in claims().items()
+        if row["kind"] != "literature" and row["notebook"] != fingerprint.ACROSS
+    ]
+    for set_name, folder in (folders or files.set_folders()).items():
+        paths = sorted(Path(folder).glob("[0-9]*.measured.csv"))
+        rows = [row for path in paths for row in read_rows(path)]
+        frames.append(verdict_frame(rows, set_name, own))
+    return pd.concat(frames, ignore_index=True)
+
+
+def differing(beside: pd.DataFrame) -> pd.DataFrame:
+    """The rows of claims whose verdicts differ among the sets they were tested on.
+
+    beside: of side_by_side. -> by id and set: verdict, statement and found, which is
+    the reason where there is no finding.
+    """
+    tested = beside[beside["verdict"] != "not tested"]
+    kinds = tested.groupby("id")["verdict"].nunique()
+    rows = beside[beside["id"].map(kinds).fillna(0) > 1]
+    rows = rows.assign(found=rows["found"].where(rows["found"] != "", rows["reason"]))
+    order = {claim: k for k, claim in enumerate(claims())}
+    by_claim = rows.sort_values("id", key=lambda c: c.map(order), kind="stable")
+    return by_claim.set_index(["id", "set"])[["verdict", "statement", "found"]]
 
 
 def find_rows(notebook: str, set_name: str, run_dir: str = "") -> Path | None:

@@ -62,7 +62,7 @@ def run_notebooks(request: RunRequest) -> dict[str, str]:
     notebooks = plan(request)
     try:
         began = time.monotonic()
-        peak_bytes = run_side_by_side(notebooks, request)
+        peak_bytes = run_in_turn(notebooks, request)
         seconds = round(time.monotonic() - began, 1)
     finally:
         for notebook in notebooks:
@@ -86,6 +86,26 @@ def plan(request: RunRequest) -> list[NotebookProcess]:
         )
         for path, parameters in request.notebooks
     ]
+
+
+def run_in_turn(notebooks: list[NotebookProcess], request: RunRequest) -> int:
+    """Run all notebooks, the one that reads the others' results last; peak memory.
+
+    What it reads is hashed when they have ended, and it waits where one of them failed.
+    """
+    last = [n for n in notebooks if n.name == fingerprint.ACROSS]
+    others = [n for n in notebooks if n not in last]
+    peak_bytes = run_side_by_side(others, request)
+    failed = ", ".join(n.name for n in others if n.error)
+    for notebook in last:
+        hashes = notebook.inputs["models"]
+        again = (notebook.path, notebook.parameters, hashes)
+        notebook.inputs = notebook_process.input_fingerprint(*again)
+        if failed:
+            notebook.state = "failed"
+            notebook.error = f"it reads what {failed} should have left"
+            print_status(notebook)
+    return max(peak_bytes, run_side_by_side([] if failed else last, request))
 
 
 def run_side_by_side(notebooks: list[NotebookProcess], request: RunRequest) -> int:

@@ -120,6 +120,7 @@ def start(notebook: NotebookProcess, side_by_side: bool, cell_timeout: int) -> N
     python_path = [str(files.ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {
         "REPRODUCE_OUT": str(staging.resolve()),
+        "REPRODUCE_KEPT": str(files.output_root()),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONPATH": os.pathsep.join(python_path),
         "TOKENIZERS_PARALLELISM": "false",

@@ -59,6 +59,39 @@ def test_a_failing_notebook_is_one_line_and_loses_nothing(place, go):
     assert "Traceback" not in said + errors
 
 
+READS = """
+from pathlib import Path
+kept = files.set_folders()
+files.write_whole(out / "02_seen.csv", f"{[*kept]} {[*kept['trial'].glob('01_f*')]}")
+"""
+LEAVES = 'files.write_whole(files.run_dir(SET) / "01_trial.measured.csv", "claim\\n")'
+
+
+def test_the_notebook_that_reads_all_sets_runs_last(place, go, monkeypatch):
+    monkeypatch.setattr(fingerprint, "ACROSS", "02_trial")
+    write_notebook(place / "notebooks", "02", extra=READS)
+    write_notebook(place / "notebooks", "01", extra=LEAVES)
+    asked = ("-p", "PAUSE=0.5", "--jobs", "2")
+    status, _, errors = go(*asked)
+    assert status == 0, errors
+    seen = place / "figures" / "trial" / "02_seen.csv"
+    assert "01_first.csv" in seen.read_text()  # of this run, though side by side
+    assert go(*asked)[1].count("up to date") == 2
+
+    # another set's results, or this one's, make it stale, and it alone
+    other = place / "figures" / "other" / "01_trial.measured.csv"
+    files.write_whole(other, "claim\n")
+    said = go(*asked)[1]
+    assert said.count("up to date") == 1 and "'other'" in seen.read_text()
+    assert go(*asked)[1].count("up to date") == 2
+
+    # it does not read what a failed notebook should have replaced
+    bad = 'raise ValueError("no")'
+    write_notebook(place / "notebooks", "01", extra=bad)
+    status, said, _ = go(*asked)
+    assert status == 1 and "it reads what 01_trial should have left" in said
+
+
 @pytest.mark.parametrize("moment", [0.8, 3.0])
 def test_killed_at_any_moment_the_next_run_finishes(place, go, moment):
     write_notebook(place / "notebooks", "01")
