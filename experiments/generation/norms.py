@@ -14,7 +14,7 @@ coordinate leaves the span of that coordinate. Norms are taken in float64 on the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -98,11 +98,11 @@ def step_rows(lm: LM, trace: ConceptTrace, seed: int = 0) -> pd.DataFrame:
             frames.append(frame.assign(prompt=b, step=range(1, n + 1), kind=kind))
             vectors.append(mixed)
     frame = pd.concat(frames, ignore_index=True)
-    near = nearest_rows(torch.cat(vectors), lm.embed)
+    distance, cosine = nearest_rows(torch.cat(vectors), lm.embed)
     used = trace.indices[trace.probs >= 0.01].unique()
-    frame["distance"] = near.distance / row_spacing(lm.embed, seed=seed)
-    frame["in_use"] = near.distance / row_spacing(lm.embed, used, seed=seed)
-    return frame.assign(cosine=near.cosine)
+    frame["distance"] = distance / row_spacing(lm.embed, seed=seed)
+    frame["in_use"] = distance / row_spacing(lm.embed, used, seed=seed)
+    return frame.assign(cosine=cosine)
 
 
 def row_spacing(
@@ -117,38 +117,29 @@ def row_spacing(
     if len(ids) > most:
         generator = torch.Generator().manual_seed(seed)
         ids = ids[torch.randperm(len(ids), generator=generator)[:most]]
-    return float(
-        nearest_rows(embed[ids.to(embed.device)], embed, ids).distance.median()
-    )
+    rows = embed[ids.to(embed.device)]
+    return float(nearest_rows(rows, embed, ids)[0].median())
 
 
-class Nearest(NamedTuple):
-    """How near vectors come to the rows of a table: distance (N,), cosine (N,)."""
-
-    distance: Tensor
-    cosine: Tensor
-
-
-def nearest_rows(x: Tensor, embed: Tensor, own: Tensor | None = None) -> Nearest:
-    """Compute the distance (N,) from vectors x (N,D) to the nearest row of embed, and
-    the largest cosine (N,) with any row.
+def nearest_rows(
+    x: Tensor, embed: Tensor, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute how near vectors x (N,D) come to rows of embed: distance, cosine (N,).
 
     own: ids (N,) of a row that does not count, for each. The row is found in float32
     and its distance taken in float64: that of a row to itself is exactly 0.
     """
-    rows = at_least_float32(embed)
-    norms, found = rows.norm(dim=-1), []
+    rows, found = at_least_float32(embed), []
+    norms = rows.norm(dim=-1).clamp_min(1e-30)
     for some, here in zip(x.split(256), (x if own is None else own).split(256)):
         products = some.to(rows) @ rows.T
         if own is not None:
             products.scatter_(1, here[:, None].to(rows.device), -torch.inf)
         nearest = embed[(products - norms.square() / 2).argmax(-1)].cpu().double()
-        distance = (some.cpu().double() - nearest).norm(dim=-1)
-        cosine = (products / norms.clamp_min(1e-30)).amax(-1).cpu() / some.cpu().norm(
-            dim=-1
-        )
-        found.append((distance, cosine.double()))
-    return Nearest(*map(torch.cat, zip(*found)))
+        cosine, some = (products / norms).amax(-1).cpu(), some.cpu().double()
+        found.append(((some - nearest).norm(dim=-1), cosine / some.norm(dim=-1)))
+    distance, cosine = map(torch.cat, zip(*found))
+    return distance, cosine
 
 
 def norm_points(steps: dict[str, pd.DataFrame], n_prompts: int = 16) -> pd.DataFrame:
