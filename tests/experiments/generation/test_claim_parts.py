@@ -1,5 +1,7 @@
 """The parts that notebook 01 measures are those that the rules need."""
 
+import csv
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,9 @@ from experiments.generation import (
 )
 from experiments.prompts import SUITES, prompt_suite, template_of
 from experiments.stats import Estimate
-from harness.claims import rule_parts
+from harness.claims import claim_row, rule_parts
+from harness.clauses import parse_rule
+from harness.run.options import SIZES
 from helpers import MixtureConfig, generate_concepts, load, next_logits, prompt_embeds
 from models.corpus import covers
 
@@ -59,6 +63,18 @@ def test_the_measured_parts_are_those_of_the_rules(name):
     assert (steps.ratio <= 1 + 1e-9).all()
     assert found["G8"]["weight_deviation"].value < 1e-9
     assert found["G8"]["batch_failure_rate"].value == 1
+
+
+def test_larger_models_are_asked_enough_for_the_rules():
+    """models/sizes.csv takes no claim of this notebook below the n its rule needs."""
+    rows = [row for row in csv.DictReader(SIZES.open()) if row["notebook"][:2] == "01"]
+    for claim in ("G1", "G3", "G4", "G5", "G7", "G8"):
+        clauses = parse_rule(claim_row(claim)["rule"])
+        (least,) = (int(c.arguments[1]) for c in clauses if c.check == "count")
+        name = "N_LOOPS" if claim == "G5" else "N_PROMPTS"
+        for row in (row for row in rows if row["parameter"] == name):
+            n = int(row["value"])
+            assert (n // 2 if claim == "G5" else n + 2) >= least, (claim, row)
 
 
 def test_the_parts_of_g1_g2_and_g8_by_hand():
