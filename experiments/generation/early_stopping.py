@@ -25,7 +25,7 @@ import pandas as pd
 
 from experiments.metrics import loops
 from experiments.prompts import SUM, Item, prompt_suite, template_of
-from experiments.stats import Estimate, bootstrap, clustered, paired_difference
+from experiments.stats import Estimate, bootstrap, clustered
 from helpers.mixture import MixtureConfig
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def stop_grid(runs: list[FreeRun]) -> pd.DataFrame:
     for run_length, threshold in product(RUN_LENGTHS, THRESHOLDS):
         rows = stop_rows(runs, stop_lengths(runs, threshold, run_length))
         rates = rows.stopped.mean(), rows.entropy.mean(), rows.random.mean()
-        difference = _rounded((rows.entropy - rows.random).mean(), 9)
+        difference = round((rows.entropy - rows.random).mean(), 9) + 0.0  # no -0.0
         grid.append((run_length, threshold, *rates, difference, rows.length.mean()))
     columns = ["run", "threshold", "stopped", "loops", "loops_random", "difference"]
     return pd.DataFrame(grid, columns=[*columns, "length"])
@@ -169,9 +169,8 @@ def best_stop(grid: pd.DataFrame) -> tuple[float, int]:
     tenth of the runs do not count, unless all are such.
     """
     acting = grid[grid.stopped >= 0.1] if (grid.stopped >= 0.1).any() else grid
-    order = acting.assign(difference=acting.difference.round(9)).sort_values(
-        ["difference", "length"], ascending=[True, False], kind="stable"
-    )
+    acting = acting.assign(difference=acting.difference.round(9))
+    order = acting.sort_values(["difference", "length"], ascending=[True, False])
     return float(order.threshold.iloc[0]), int(order.run.iloc[0])
 
 
@@ -194,26 +193,16 @@ def stop_parts(
     greedy: loop_rate of greedy decoding after the same prompts. Intervals draw whole
     templates.
     """
-    e = clustered(
-        paired_difference, rows.template, rows.entropy, rows.random, seed=seed
-    )
-    numbers = (_rounded(x, 12) for x in (e.value, e.low, e.high))
     columns = {
         "loop_rate_free": rows.free,
+        "loop_difference": (rows.entropy - rows.random).round(12),
         "stopped_looping": rows.inside,
         "stopped_looping_random": rows.inside_random,
         "loop_rate_random": rows.random,
         "stopped": rows.stopped,
         "length": rows.length,
     }
-    parts = {
+    return {"loop_rate_greedy": greedy} | {
         name: clustered(bootstrap, rows.template, column, seed=seed)
         for name, column in columns.items()
     }
-    parts["loop_difference"] = Estimate(*numbers, e.n, e.seed)
-    return {"loop_rate_greedy": greedy} | parts
-
-
-def _rounded(x: float, digits: int) -> float:
-    """Remove the rounding error, and the sign of 0, left where two rates are equal."""
-    return round(x, digits) + 0.0

@@ -43,13 +43,7 @@ RANGES = {  # name of a cell -> norm rule of norm_bounds
     "1-99 %": "central",
     PER_COORDINATE: "",
 }
-CLIP_PARTS = {  # column of clip_rows -> part of G3
-    "above": "upper_rate",
-    "below": "lower_rate",
-    "both": "delta_nll",
-    "upper": "delta_upper",
-    "lower": "delta_lower",
-}
+CLIP_PARTS = ("upper_rate", "lower_rate", "delta_nll", "delta_upper", "delta_lower")
 OWN, RANDOM = "the model's tokens", "random tokens"
 MOST_ROWS = 2048  # rows whose nearest neighbours give the unit of distance
 POINT_AXES = {
@@ -222,9 +216,9 @@ def clip_rows(
 ) -> pd.DataFrame:
     """One row a prompt and range: steps outside it, and the effect of clipping them.
 
-    above, below: share of the prompt's steps. both, upper, lower: change in NLL (nats a
-    token) of the greedy continuations' ids when the same mixtures are clipped by both
-    bounds, by the upper or by the lower alone.
+    upper_rate, lower_rate: share of the prompt's steps above and below it. delta_nll:
+    change in NLL (nats a token) of the greedy continuations' ids when the same mixtures
+    are clipped; delta_upper, delta_lower: by that bound alone.
     trace: mixtures made without clipping and without stopping.
     """
     targets, lengths = pad_targets(greedy, trace.vectors.shape[1])
@@ -241,11 +235,11 @@ def clip_rows(
         low, high = norm_limits(lm, name)
         above, below = outside_range(x, name, low, high)
         rows = {"range": name, "template": [template_of(p) for p in prompts]}
-        rows["above"] = above.float().mean(1).tolist()
-        rows["below"] = below.float().mean(1).tolist()
+        rows["upper_rate"] = above.float().mean(1).tolist()
+        rows["lower_rate"] = below.float().mean(1).tolist()
         free = torch.full_like(low, torch.inf)
-        bounds = {"both": (low, high), "upper": (-free, high), "lower": (low, free)}
-        for part, limits in bounds.items():
+        bounds = (low, high), (-free, high), (low, free)
+        for part, limits in zip(CLIP_PARTS[2:], bounds):
             y = clip_to_range(x, name, *limits)
             change = next((c for z, c in changes if torch.equal(y, z)), None)
             if change is None:
@@ -269,8 +263,8 @@ def range_parts(
     return {
         name: violations
         | {
-            part: clustered(bootstrap, mine.template, mine[column], seed=seed)
-            for column, part in CLIP_PARTS.items()
+            part: clustered(bootstrap, mine.template, mine[part], seed=seed)
+            for part in CLIP_PARTS
         }
         for name, mine in rows.groupby("range", sort=False)
     }

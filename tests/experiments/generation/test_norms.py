@@ -45,7 +45,7 @@ def test_the_parts_of_g3_are_means_by_range_and_violations_are_counted():
         [("a", "all rows", 0, 0.5, 0.2, 0, 0.2), ("b", "all rows", 0, 1, 0.4, 0, 0.6),
          ("a", "1-99 %", 0.25, 0.5, -0.5, 0.1, 0), ("a", "1-99 %", 0.5, 0, 0.1, 0.3, 1)
         ],
-        columns=["template", "range", "above", "below", "both", "upper", "lower"],
+        columns=["template", "range", *norms.CLIP_PARTS],
     )  # fmt: skip
     steps = pd.DataFrame({
         "kind": [norms.OWN] * 3 + [norms.RANDOM] * 2,
@@ -71,7 +71,7 @@ def test_clipping_by_a_range_that_holds_everything_changes_nothing(mini):
     greedy = [ids[:n] for ids, n in zip(trace.indices[..., 0].tolist(), (4, 4, 2))]
     rows = norms.clip_rows(mini, PROMPTS, trace, greedy)
     box = rows[rows.range == "per coordinate"]
-    assert not box[["above", "below", "both", "upper", "lower"]].to_numpy().any()
+    assert not box[[*norms.CLIP_PARTS]].to_numpy().any()
 
 
 @pytest.mark.parametrize("name", norms.RANGES)
