@@ -1,6 +1,6 @@
 """R7: is what is read beyond the top token the same in every model?
 
-    read_gains         02_beyond_top.csv of every set, with the bin of each prompt
+    read_gains         02_beyond_top.csv of every set, by bin of p_max
     mean_gains         the mean gain of each set, rule and bin
     paired             two sets' gains on the same prompts, both in one bin
     pair_differences   R7's cells: pair of public sets, rule and bin -> Estimate
@@ -19,7 +19,8 @@ from experiments.across_models.results import Folders, read_results
 from experiments.stats import Estimate, bootstrap, clustered
 
 RULES = ("raw, k 20", "as written")
-BINS = {"p_max .3-.5": (0.3, 0.5), "p_max .5-.8": (0.5, 0.8)}  # upper ends are in
+BINS = {"p_max .3-.5": (0.3, 0.5), "p_max .5-.8": (0.5, 0.8)}
+BINS |= {"p_max .3-.8": (0.3, 0.8)}  # upper ends are in, and .3
 COLUMNS = ("prompt", "template", "p_max", "rule", "gain_bits")
 NO_PAIR = "it compares public models on the same prompts, and fewer than two were run"
 Cell = tuple[str, str, str]  # set, or pair of sets; rule; bin
@@ -28,8 +29,8 @@ Cell = tuple[str, str, str]  # set, or pair of sets; rule; bin
 def read_gains(folders: Folders | None = None) -> pd.DataFrame:
     """Read every set's gains: set, prompt, template, p_max, rule, gain_bits, bin.
 
-    Prompts outside the bins are left out. ValueError for a rule that R7 does not know
-    and a prompt that stands twice.
+    A prompt has a row for each bin it lies in; those outside are left out.
+    ValueError for a rule that R7 does not know and a prompt that stands twice.
     """
     frame = read_results("02_beyond_top", COLUMNS, ("p_max", "gain_bits"), folders)
     unknown = {*frame["rule"]} - {*RULES}
@@ -39,17 +40,15 @@ def read_gains(folders: Folders | None = None) -> pd.DataFrame:
     if len(twice):
         where = ", ".join(twice.iloc[0][["set", "rule", "prompt"]])
         raise ValueError(f"{where}: the prompt stands twice in 02_beyond_top.csv")
-    names = frame["p_max"].map(_bin_name)
-    return frame.assign(bin=names)[names != ""].reset_index(drop=True)
+    inside = frame.assign(bin=frame["p_max"].map(_bin_names)).explode("bin")
+    return inside.dropna(subset=["bin"]).reset_index(drop=True)
 
 
-def _bin_name(p_max: float) -> str:
-    """Name the bin of a probability; "" outside all of them."""
-    edges = enumerate(BINS.items())
-    inside = (
-        name for k, (name, (a, b)) in edges if a < p_max <= b or (k == 0 and p_max == a)
-    )
-    return next(inside, "")
+def _bin_names(p_max: float) -> list[str]:
+    """Name the bins that hold a probability: a narrow one and the wide one, or none."""
+    return [
+        name for name, (a, b) in BINS.items() if a < p_max <= b or p_max == a == 0.3
+    ]
 
 
 def mean_gains(gains: pd.DataFrame, seed: int = 0) -> dict[Cell, Estimate]:

@@ -56,11 +56,8 @@ def test_pairs_are_public_sets_on_the_same_prompts_in_one_bin(planted):
     for estimate in differences.values():  # 120 prompts, half of them in each bin
         assert estimate.value == pytest.approx(-0.08, abs=0.01)
         assert estimate.low < estimate.value < estimate.high < -0.02
-    low, high = (
-        next(e for cell, e in differences.items() if cell[2] == name)
-        for name in beyond_top.BINS
-    )
-    assert low.n + high.n == 120 and low.n == 90  # .5 itself lies in the lower bin
+    n = {cell[2]: estimate.n for cell, estimate in differences.items()}
+    assert [n[name] for name in beyond_top.BINS] == [90, 30, 120]  # .5 in the lower bin
     judged = verdict(differences)
     assert judged.verdict == "not reproduced", wording.reason_text(judged)
     means = beyond_top.mean_gains(gains)
@@ -72,14 +69,15 @@ def test_pairs_are_public_sets_on_the_same_prompts_in_one_bin(planted):
 def test_a_prompt_counts_only_where_both_models_have_it_in_the_bin(planted):
     path = planted["smollm2"] / "02_beyond_top.csv"
     frame = pd.read_csv(path)
-    frame.loc[frame["prompt"] == "prompt 0", "p_max"] = 0.7
+    frame.loc[frame["prompt"] == "prompt 0", "p_max"] = 0.7  # not in the same bin
     frame.loc[frame["prompt"] == "prompt 1", "p_max"] = 0.95  # in no bin
     frame.to_csv(path, index=False)
     pairs = beyond_top.paired(
         beyond_top.read_gains(planted), "smollm2", "qwen-coder-0.5b"
     )
-    assert len(pairs) == 2 * 118
-    assert not {"prompt 0", "prompt 1"} & {*pairs["prompt"]}
+    wide = pairs["bin"] == "p_max .3-.8"
+    assert (sum(~wide), sum(wide)) == (2 * 118, 2 * 119)
+    assert {*pairs["prompt"][wide]} - {*pairs["prompt"][~wide]} == {"prompt 0"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +89,7 @@ def test_alike_is_shown_by_the_interval_not_by_few_prompts(
     planted, shift, prompts, word
 ):
     for name, gain in (("smollm2", 0.0), ("qwen-coder-0.5b", shift)):
-        frame = gains_csv(gain, prompts, seed=len(name))
+        frame = gains_csv(gain, prompts, "", 0.01 + 2 * shift, len(name))
         frame.to_csv(planted[name] / "02_beyond_top.csv", index=False)
     judged = verdict(beyond_top.pair_differences(beyond_top.read_gains(planted)))
     assert judged.verdict == word, wording.reason_text(judged)
