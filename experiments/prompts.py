@@ -12,7 +12,8 @@ natural_prompts.csv, written for this repository and taken from no data set.
 
     writeup        the two prompts of Table 4.1
     ambiguous      the next word is one of a few, and what follows depends on which
-    capitals, sums what is asked has one right answer
+    capitals, sums what is asked has one right answer; the tokenizers of SmolLM2 and
+                   Qwen write " 38" as a space and two digits, three tokens
     meanings       a word -> what it means in plain English
     spanish        sentences -> English
     spanish_words  words -> English; natural only
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, product, zip_longest
 from pathlib import Path
@@ -32,10 +33,12 @@ from pathlib import Path
 import numpy as np
 
 from models.facts import CAPITALS, JOURNEYS, NAMES
+from models.world import number_word
 
 NATURAL = Path(__file__).with_name("natural_prompts.csv")
 SCREENING = Path(__file__).with_name("screening.csv")  # of its continuations
 OPEN = 0.3, 0.8  # p_max of a next word that is open: ambiguous, but not anything
+OTHER_NAMES = {"Delhi": "New Delhi", "Kyiv": "Kiev", "Bogota": "Bogotá"}
 LEAST_OPEN = 2  # on so many of the models that screened a continuation
 
 
@@ -260,11 +263,22 @@ def is_open(p_max: Sequence[float]) -> bool:
 def _natural() -> dict[str, tuple[Item, ...]]:
     """The suites that real models are asked; facts are those of the mini world."""
     seen = screened_p_max()
-    is_used = (lambda item: is_open(seen.get(item.prompt, ()))) if seen else bool
-    facts = {name: SUITES[name] for name in ("writeup", "capitals", "sums")}
-    return (
-        facts | _written() | {"ambiguous": tuple(filter(is_used, natural_candidates()))}
-    )
+    sums = (i for i in SUITES["sums"] if i.gold != "7")  # a frame has the word "seven"
+    used = (i for i in natural_candidates() if is_open(seen.get(i.prompt, ())))
+    return {
+        "writeup": tuple(map(_other_wording, SUITES["writeup"])),
+        **_written(),
+        "ambiguous": tuple(used),
+        "capitals": tuple(map(_other_wording, SUITES["capitals"])),
+        "sums": tuple(map(_other_wording, sums)),
+    }
+
+
+def _other_wording(item: Item) -> Item:
+    """Accept another name of a capital, and a number in words."""
+    gold = item.gold
+    other = number_word(int(gold)) if gold.isdigit() else OTHER_NAMES.get(gold, gold)
+    return replace(item, accepted=tuple(dict.fromkeys((gold, other))))
 
 
 def suites(set_name: str) -> Mapping[str, tuple[Item, ...]]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from experiments.prompts import MEANINGS, SUITES, Item
-from models.facts import NUMBERS
+from models.world import number_word
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,9 +102,7 @@ def acceptable_answers(
     said = [phrase for i in spanish if i.prompt == content for phrase in i.accepted]
     answers = [content, MEANINGS.get(content, ""), *said]
     if content.isdigit() and int(content) < 40:
-        tens, unit = divmod(int(content), 10)
-        name = NUMBERS[int(content)] if tens < 2 else ("twenty", "thirty")[tens - 2]
-        answers.append(f"{name}-{NUMBERS[unit]}" if tens > 1 and unit else name)
+        answers.append(number_word(int(content)))
     return tuple(answer for answer in answers if normalise_words(answer))
 
 

@@ -143,6 +143,9 @@ def test_the_words_of_the_identity_list_are_no_natural_answers():
             "Winter: cold. Spring: mild. Summer: hot. Fall: cool.",
             "Winter is cold, spring is mild.",
         ),
+        ("capitals", "The capital of India is", " New Delhi.", " Mumbai."),
+        ("capitals", "The capital of Colombia is", " Bogotá.", " Quito."),
+        ("sums", "19 plus 4 equals", " twenty-three.", " 24."),
         ("instructions", "What is 20 plus 15?", "It is thirty-five.", "25"),
     ],
 )
