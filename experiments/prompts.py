@@ -48,8 +48,9 @@ class Item:
 
     template: the prompt with "_" for the words that vary, as in "The _ feeds the".
     Prompts of one template are near copies: intervals draw them together.
-    accepted: phrases of which an answer must hold one. gold: the first of them, or ""
-    where there is none. required: phrases of which an answer must hold every one.
+    accepted: phrases of which an answer must hold one. required: phrases of which an
+    answer must hold every one. gold: the first accepted one where that alone is right,
+    else "".
     """
 
     id: str
@@ -229,8 +230,9 @@ def _written() -> dict[str, tuple[Item, ...]]:
         for words in _listed(row["fills"]) or ("",):
             prompt = _fill(row["template"], (words,))
             name = f"{row['suite']}-{len(suite):03d}"
-            answers = accepted[0] if accepted else "", row["template"]
-            suite.append(Item(name, row["suite"], prompt, *answers, accepted, required))
+            gold = accepted[0] if accepted and not required else ""
+            what = prompt, gold, row["template"], accepted, required
+            suite.append(Item(name, row["suite"], *what))
     return {name: tuple(items) for name, items in found.items()}
 
 
