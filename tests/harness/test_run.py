@@ -12,6 +12,8 @@ import nbformat
 import pytest
 
 from harness import files, fingerprint
+from harness.claims import claim_row
+from harness.clauses import parse_rule
 from harness.publish import pages
 from harness.run import cli, notebook_process, options
 from helpers import checkpoints
@@ -402,6 +404,27 @@ def test_a_larger_model_is_asked_less_and_what_the_user_gives_comes_first(
     table.write_text("\n".join([rows[0], "trial,01_trial,N_ITEM,7", ""]))
     with pytest.raises(ValueError, match="sizes.csv: 01_trial has no parameter 'N_I"):
         options.run_request("trial", **asked)
+
+
+def test_sizes_leave_the_rules_what_they_count():
+    """models/sizes.csv takes no claim of 02 to 04 below the n that its rule needs."""
+    needed = {
+        ("02_translation", "N_PROMPTS"): ("R1", "R4", "R6"),
+        ("02_translation", "N_ITEMS"): ("R2",),
+        ("03_token_id_brittleness", "N_PROMPTS"): ("I1", "I3"),
+        ("03_token_id_brittleness", "N_SEARCH"): ("I2",),
+        ("03_token_id_brittleness", "N_INSTRUCTIONS"): ("I4",),
+        ("04_information_analysis", "N_PROMPTS"): ("N2",),
+        ("04_information_analysis", "N_SOLVED"): ("N1", "N3", "N5"),
+        ("04_information_analysis", "N_TASK"): ("N6",),
+    }
+    with options.SIZES.open(newline="", encoding="utf-8") as file:
+        rows = [r for r in csv.DictReader(file) if r["notebook"][:2] in "02 03 04"]
+    for row in rows:
+        for claim in needed[row["notebook"], row["parameter"]]:
+            clauses = parse_rule(claim_row(claim)["rule"])
+            least = max(int(c.arguments[1]) for c in clauses if c.check == "count")
+            assert int(row["value"]) >= least, (claim, row)
 
 
 def test_sizes_name_sets_notebooks_and_parameters_that_are_there():
