@@ -89,7 +89,9 @@ def test_alike_is_shown_by_the_interval_not_by_few_prompts(
     planted, shift, prompts, word
 ):
     for name, gain in (("smollm2", 0.0), ("qwen-coder-0.5b", shift)):
-        frame = gains_csv(gain, prompts, "", 0.01 + 2 * shift, len(name))
+        frame = gains_csv(gain, prompts, seed=len(name))
+        if gain == 0.02:  # some templates gain much, some lose: the interval is wide
+            frame["gain_bits"] += 0.06 * (-1.0) ** frame["template"].str[1:].astype(int)
         frame.to_csv(planted[name] / "02_beyond_top.csv", index=False)
     judged = verdict(beyond_top.pair_differences(beyond_top.read_gains(planted)))
     assert judged.verdict == word, wording.reason_text(judged)
