@@ -105,15 +105,38 @@ def write_rows(
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """The rows of a measured.csv, numbers as numbers; ValueError if it is not whole."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    """Read the rows of a measured.csv, numbers as numbers.
+
+    ValueError, one line, if it is not whole: a number that is not finite, an interval
+    upside down, a row twice, a claim of another notebook.
+    """
+    path = Path(path)
+    rows, seen = files.read_table(path, path.name, FIELDS), set()
     for row in rows:
-        try:
-            if not row["reason"]:
-                row.update({k: float(row[k]) for k in NUMBERS}, n=int(row["n"]))
-        except (KeyError, TypeError, ValueError):
+        line, key = row.pop("line"), (row["claim"], row["cell"], row["part"])
+        amiss = "the same row twice" if key in seen else _convert(row, path)
+        seen.add(key)
+        if amiss:
             raise ValueError(
-                f"{Path(path).name} is not whole: remove it and run make reproduce"
-            ) from None
+                f"{path.name} is not whole (line {line}: {amiss}): remove it and run "
+                "make reproduce"
+            )
     return rows
+
+
+def _convert(row: dict, path: Path) -> str:
+    """Turn a row's numbers into numbers; what is amiss with it, or ""."""
+    home = claims().get(row["claim"], {"notebook": ""})["notebook"]
+    if home and f"{home}.measured.csv" != path.name:
+        return f"{row['claim']} belongs to {home}"
+    if row["reason"]:
+        return ""
+    try:
+        row.update({k: float(row[k]) for k in NUMBERS}, n=int(row["n"]))
+    except ValueError:
+        return "a number that is none"
+    if not all(math.isfinite(row[k]) for k in NUMBERS):
+        return "a number that is not finite"
+    if row["low"] > row["high"] or row["n"] < 1:
+        return "an interval upside down, or n below 1"
+    return ""

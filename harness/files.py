@@ -4,6 +4,7 @@
     run_dir, figures_dir  runs/<set>/ and figures/<set>/, or what the caller names
     set_folders           figures/<set>/ of every set that has been run
     write_whole           write aside, flush to disk, then rename
+    read_table            the rows of a csv, or one line that says what is amiss
     remove_partial_files  what a killed write_whole has left aside
     digest                a short hash of strings, bytes and files
 
@@ -15,10 +16,12 @@ is then the place where the files of finished notebooks lie.
 import csv
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +85,35 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
         Path(aside).unlink(missing_ok=True)
         raise
     return path
+
+
+def read_table(content: str | Path | bytes, name: str, columns: Iterable[str]) -> list:
+    """Read a csv: one dict a row, all text, with the `line` it begins on.
+
+    content: a path, or what it holds. ValueError, one line with `name`, unless it is
+    UTF-8 without a byte-order mark, has the columns, and each row as many cells as
+    there are heads, none of them huge.
+    """
+    data = content if isinstance(content, bytes) else Path(content).read_bytes()
+    rows, line = [], 2
+    try:
+        if data.startswith(b"\xef\xbb\xbf"):
+            raise ValueError("begins with a byte-order mark")
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8"), newline=""))
+        heads = reader.fieldnames or []
+        if missing := [column for column in columns if column not in heads]:
+            raise ValueError(f"has no column {missing[0]!r}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"line {line}: more or fewer cells than columns")
+            rows.append(row | {"line": line})
+            line = reader.line_num + 1
+    except (ValueError, csv.Error) as error:
+        reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise ValueError(
+            f"{name} is not whole ({reason}): remove it and run make reproduce"
+        ) from None
+    return rows
 
 
 def remove_partial_files(folder: Path) -> None:

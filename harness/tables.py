@@ -1,6 +1,7 @@
 """Verdict tables: every claim of a model set with its verdict, number and reason.
 
 verdict_frame      measured rows -> one row a claim, as verdicts.csv has them
+check_kept         the same, compared with verdicts.csv cell by cell
 gather             the same, from the rows that every notebook of a set has kept
 side_by_side       every claim on every set that was run, one row a claim and set
 differing          of these, the claims whose verdicts are not the same on all sets
@@ -50,17 +51,23 @@ def verdict_frame(
 
 
 def gather(
-    set_name: str, run_dir: str = "", failed: Mapping[str, str] | None = None
+    set_name: str,
+    run_dir: str = "",
+    failed: Mapping[str, str] | None = None,
+    kept_alone: bool = False,
 ) -> pd.DataFrame:
     """Judge every claim from all rows at hand: this run's, else figures/<set>/'s.
 
-    failed: notebook -> why it could not be run, which its claims then say.
+    failed: notebook -> why it could not be run, which its claims then say. kept_alone:
+    by the rows in figures/<set>/ only.
     """
     rows, why = [], dict(failed or {})
+    folders = [files.run_dir(set_name, run_dir), files.figures_dir(set_name)]
+    folders = folders[1:] if kept_alone else folders
     for notebook in dict.fromkeys(row["notebook"] for row in claims().values()):
         if not notebook or notebook in why:
             continue
-        path = find_rows(notebook, set_name, run_dir)
+        path = find_rows(notebook, *folders)
         if path:
             rows += read_rows(path)
         else:
@@ -104,11 +111,44 @@ def differing(beside: pd.DataFrame) -> pd.DataFrame:
     return by_claim.set_index(["id", "set"])[["verdict", "statement", "found"]]
 
 
-def find_rows(notebook: str, set_name: str, run_dir: str = "") -> Path | None:
-    """A notebook's measured rows: of this run, else the ones kept with the figures."""
-    folders = files.run_dir(set_name, run_dir), files.figures_dir(set_name)
+def find_rows(notebook: str, *folders: Path) -> Path | None:
+    """The file of a notebook's measured rows, in the first folder that has it."""
     places = (folder / f"{notebook}.measured.csv" for folder in folders)
     return next((path for path in places if path.exists()), None)
+
+
+def to_text(frame: pd.DataFrame) -> str:
+    """The text of verdicts.csv."""
+    return frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
+
+
+def check_kept(set_name: str) -> pd.DataFrame:
+    """Judge a set from the rows kept with its figures -> the frame of verdicts.csv.
+
+    ValueError where verdicts.csv differs from it in any cell: it names the first.
+    """
+    frame = gather(set_name, kept_alone=True)
+    path = files.figures_dir(set_name) / "verdicts.csv"
+    name, columns = f"figures/{set_name}/{path.name}", [*frame.columns]
+    kept = files.read_table(path, name, columns)
+    now = files.read_table(to_text(frame).encode(), name, columns)
+    ids, ids_now = ([row["id"] for row in rows] for rows in (kept, now))
+    amiss = "" if ids == ids_now else "its claims are not those of claims.csv, in order"
+    for row, row_now in zip(kept, now) if not amiss else ():
+        for column in columns:
+            if not amiss and row[column] != row_now[column]:
+                said, given = (_cut(r[column]) for r in (row, row_now))
+                amiss = f"{row['id']}, {column}: {said} there, {given} by the rows"
+    if amiss:
+        raise ValueError(
+            f"{name} is not what the measured rows beside it give ({amiss}): run make "
+            f"reproduce SET={set_name}"
+        )
+    return frame
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
 def display_verdict(rows: list[dict], set_name: str, *claim_ids: str) -> None:

@@ -71,9 +71,11 @@ def read_picture(png: Path) -> Picture:
         size = struct.unpack(">II", png.read_bytes()[16:24])
         with open(png.with_suffix(".csv"), newline="", encoding="utf-8") as file:
             rows = tuple(csv.reader(file))
-        kept = about["alt"], tuple(about["claims"]), *size, files.digest(png)
+        if not isinstance(about["alt"], str):
+            raise ValueError
+        kept = about["alt"], tuple(map(str, about["claims"])), *size, files.digest(png)
         return Picture(png.stem, *kept, rows if len(rows) <= MOST_ROWS else ())
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, struct.error, csv.Error):
         raise ValueError(
             f"{png.name} or its .alt.json is not whole: run make reproduce again"
         ) from None

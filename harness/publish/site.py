@@ -8,7 +8,6 @@ and one style sheet: no script, no request to anywhere, readable from file://.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -18,7 +17,16 @@ from pathlib import Path
 
 import jinja2
 
-from harness import claims, clauses, files, fingerprint, judge, safe_text, wording
+from harness import (
+    claims,
+    clauses,
+    files,
+    fingerprint,
+    judge,
+    safe_text,
+    tables,
+    wording,
+)
 from harness.publish.notebook_html import (
     Book,
     Picture,
@@ -53,7 +61,7 @@ def build(set_name: str = "mini", out: str | Path = files.ROOT / "site") -> Path
             f"figures/{set_name}/verdicts.csv is not there: run make reproduce "
             f"SET={set_name}"
         )
-    judged = judge_again(set_name, verdicts)
+    judged = judge_again(set_name)
     pictures = {p.stem: read_picture(p) for p in sorted(kept.glob("[0-9]*.png"))}
     books = [
         read_book(path, origin, pictures.values(), [row["id"] for row in verdicts])
@@ -91,30 +99,18 @@ def _put_in_place(aside: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def judge_again(set_name: str, verdicts: list[dict]) -> dict[str, judge.Judged]:
+def judge_again(set_name: str) -> dict[str, judge.Judged]:
     """Judge every claim from the kept rows; ValueError unless verdicts.csv agrees."""
-    paths = sorted(files.figures_dir(set_name).glob("*.measured.csv"))
+    tables.check_kept(set_name)
+    paths = sorted(files.figures_dir(set_name).glob("[0-9]*.measured.csv"))
     rows = [row for path in paths for row in claims.read_rows(path)]
-    judged = {claim: judge.judge(claim, rows, set_name) for claim in claims.claims()}
-    now = {claim: result.verdict for claim, result in judged.items()}
-    if {row["id"]: row["verdict"] for row in verdicts} != now:
-        raise ValueError(
-            f"figures/{set_name}/verdicts.csv is not what its rows give by claims.csv: "
-            f"run make reproduce SET={set_name}"
-        )
-    return judged
+    return {claim: judge.judge(claim, rows, set_name) for claim in claims.claims()}
 
 
 def read_table(path: Path) -> list[dict]:
     """The rows of a csv with the line each stands on; none where there is no file."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        reader, rows, line = csv.DictReader(file), [], 2
-        for row in reader:
-            rows.append(row | {"line": line})
-            line = reader.line_num + 1
-    return rows
+    name = f"{path.parent.name}/{path.name}"
+    return files.read_table(path, name, []) if path.exists() else []
 
 
 def executed_notebooks(set_name: str) -> list[tuple[Path, str]]:

@@ -218,14 +218,33 @@ def print_verdicts(
         )
     frame = tables.gather(set_name, failed=failed)
     if write:
-        text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-        files.write_whole(files.figures_dir(set_name) / "verdicts.csv", text)
+        path = files.figures_dir(set_name) / "verdicts.csv"
+        files.write_whole(path, tables.to_text(frame))
     width = max(60, shutil.get_terminal_size((160, 24)).columns)
     print(f"\nverdicts on {set_name}")
     for row in frame.itertuples():
         verdict = wording.verdict_words(row.id, row.verdict)
         line = f"{row.id:<3} {row.status:<8} {verdict:<23} {row.reason}"
         print(safe_text.escape_invisible(line)[:width].rstrip())
+
+
+def print_beside() -> None:
+    """Print the verdicts of all sets that have been run side by side, if several have.
+
+    Each is judged anew from the rows in its folder.
+    """
+    from harness import tables
+
+    folders = files.set_folders()
+    if len(folders) < 2:
+        return
+    beside = tables.side_by_side(folders)
+    words = beside.pivot(index="id", columns="set", values="verdict")
+    width = max(map(len, [*folders, "not reproduced"])) + 2
+    print(f"\nby set  {''.join(name.ljust(width) for name in folders)}".rstrip())
+    for claim in dict.fromkeys(beside["id"]):
+        cells = "".join(words.loc[claim, name].ljust(width) for name in folders)
+        print(f"{claim:<7} {cells}".rstrip())
 
 
 def check(set_name: str) -> int:
@@ -322,10 +341,15 @@ def main(argv: list[str] | None = None) -> int:
             return notebook_process.execute_notebook(**asked)
         if command == "publish":
             return publish()
+        from harness import tables  # pandas: after the command line has been read
+
         set_name = files.check_set_name(asked["set_name"])
         if command == "check":
             return check(set_name)
         print_verdicts(set_name)
+        print_beside()
+        if (files.figures_dir(set_name) / "verdicts.csv").exists():
+            tables.check_kept(set_name)
         return 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)

@@ -9,7 +9,6 @@ expected to be equal. What must hold: the same verdicts, every measured number i
 the 95 % interval committed for it, and exact ones equal within last digits.
 """
 
-import csv
 import io
 import re
 import subprocess
@@ -148,13 +147,7 @@ def compare(before: Results, now: Results) -> Comparison:
 
 def _rows(name: str, content: bytes, columns: set[str]) -> list[dict[str, str]]:
     """The rows of a csv file; ValueError unless it is whole and has the columns."""
-    reader = csv.DictReader(io.StringIO(content.decode("utf-8")))
-    rows = list(reader)
-    if not columns <= {*(reader.fieldnames or ())} or any(
-        None in row or None in row.values() for row in rows
-    ):
-        raise ValueError(f"{name} is not whole: remove it and run make reproduce")
-    return rows
+    return files.read_table(content, name, sorted(columns))
 
 
 def _verdicts(tables: dict[str, bytes]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from nbformat import v4 as nb
 from experiments import stats
 from harness import charts, claims, figures, files, outputs, safe_text, tables
 from harness.publish import notebook_html, sanitize, site
+from harness.run import cli
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -108,7 +109,7 @@ def built(tmp_path_factory):
         kept = files.figures_dir("mine")
         shutil.copy(files.run_dir("mine") / "02_translation.measured.csv", kept)
         frame = tables.gather("mine")
-        frame.to_csv(kept / "verdicts.csv", index=False, float_format="%.4g")
+        (kept / "verdicts.csv").write_text(tables.to_text(frame))
         book = files.run_dir("mine") / "02_translation.ipynb"
         nbformat.write(notebook((kept / "02_loop.png").read_bytes()), book)
         done = {
@@ -216,18 +217,81 @@ def test_what_a_picture_says_of_itself_is_not_written_into_the_page(built):
     assert soup.select("img[src^='data:image/png']") and not soup.select("[onerror]")
 
 
-def test_verdicts_that_their_rows_do_not_give_are_refused(built, monkeypatch, tmp_path):
+FORGED = {  # what is changed in which file -> what the one line says of it
+    "verdict": ("R1,not reproduced", "R1,reproduced", "R1, verdict: 'reproduced"),
+    "value": (",0.93,0.91,", ",0.39,0.91,", "R1, value: '0.39' there, '0.93' by"),
+    "low": (",0.93,0.91,", ",0.93,0.19,", "R1, low: '0.19' there"),
+    "n": (",0.95,62,", ",0.95,6200,", "R1, n: '6200' there"),
+    "reason": ("score 0.93 [0.91", "score 0.3 [0.1", "R1, reason: 'score 0.3"),
+    "statement": ("Models cannot read", "Models can read", "R1, statement: 'Mod"),
+    "claims": ("\nR2,", "\nR9,", "its claims are not those of claims.csv"),
+    "heads": ("id,verdict", "id,word", "has no column 'verdict'"),
+    "mark": ("id,verdict", "\ufeffid,verdict", "begins with a byte-order mark"),
+}
+
+
+@pytest.mark.parametrize("how", FORGED)
+def test_verdicts_that_their_rows_do_not_give_are_refused(
+    built, monkeypatch, tmp_path, how, capsys
+):
     monkeypatch.setenv("REPRODUCE_OUT", str(built))
     path = files.figures_dir("mine") / "verdicts.csv"
+    kept, (old, new, says) = path.read_text(), FORGED[how]
+    assert old in kept
+    try:
+        path.write_text(kept.replace(old, new, 1))
+        assert site.main(["--set", "mine", "--out", str(tmp_path / "site")]) == 2
+        refused = capsys.readouterr().err
+        assert says in refused and refused.count("\n") == 1, refused
+        assert "mine/verdicts.csv" in refused and "make reproduce" in refused
+        assert cli.main(["verdicts", "--set", "mine"]) == 2
+        assert says in capsys.readouterr().err
+    finally:
+        path.write_text(kept)
+
+
+AMISS = {
+    "nan": (",0.93,0.91,", ",nan,0.91,", "line 2: a number that is not finite"),
+    "huge": (",0.93,0.91,", ",1e400,0.91,", "line 2: a number that is not finite"),
+    "word": (",0.93,0.91,", ",high,0.91,", "line 2: a number that is none"),
+    "order": (",0.93,0.91,", ",0.93,0.99,", "line 2: an interval upside down"),
+    "cell": ("gain_flat", "g" * 200_000, "field larger than field limit"),
+    "twice": ("gain_flat", "gain", "line 4: the same row twice"),
+    "more": (",62,0,", ",62,0,,,", "line 2: more or fewer cells than columns"),
+    "mark": ("set,", "\ufeffset,", "begins with a byte-order mark"),
+    "other": ("R2", "G1", "G1 belongs to 01_generation"),
+}
+
+
+@pytest.mark.parametrize("how", AMISS)
+def test_measured_rows_that_are_amiss_are_one_line(built, monkeypatch, capsys, how):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    path = files.figures_dir("mine") / "02_translation.measured.csv"
+    kept, (old, new, says) = path.read_text(), AMISS[how]
+    assert old in kept
+    try:
+        path.write_text(kept.replace(old, new, 1))
+        assert site.main(["--set", "mine", "--out", str(built / "other")]) == 2
+        refused = capsys.readouterr().err
+        assert says in refused and refused.count("\n") == 1, refused
+        assert "02_translation.measured.csv is not whole" in refused
+    finally:
+        path.write_text(kept)
+
+
+@pytest.mark.parametrize(
+    "about", ["[]", '{"alt": 1, "claims": []}', '{"alt": "x"}', "{"]
+)
+def test_a_figure_whose_words_are_amiss_is_one_line(built, monkeypatch, capsys, about):
+    monkeypatch.setenv("REPRODUCE_OUT", str(built))
+    path = files.figures_dir("mine") / "02_loop.alt.json"
     kept = path.read_text()
-    for changed in (
-        kept.replace("R1,not reproduced", "R1,reproduced"),
-        "".join(kept.splitlines(keepends=True)[:3]),
-    ):
-        path.write_text(changed)
-        with pytest.raises(ValueError, match="is not what its rows give"):
-            site.build("mine", tmp_path / "site")
-    path.write_text(kept)
+    try:
+        path.write_text(about)
+        assert site.main(["--set", "mine", "--out", str(built / "other")]) == 2
+        assert "02_loop.png or its .alt.json is not whole" in capsys.readouterr().err
+    finally:
+        path.write_text(kept)
 
 
 def test_a_site_that_cannot_be_put_in_place_leaves_the_old_one(built, monkeypatch):
