@@ -2,6 +2,7 @@
 
     fill_blocks    a page's text with its blocks written anew
     BLOCKS         name -> function that writes the block
+    keep_costs     what this machine's runs took -> figures/<set>/cost.json
 
 A block stands between <!-- generated: name --> and <!-- end: name -->. Every writer
 takes `up`, the way from the page's folder to the repository: "" or "../".
@@ -14,10 +15,12 @@ import re
 import subprocess
 from pathlib import Path
 
-from harness import claims, clauses, figures, files, judge, wording
+from harness import claims, clauses, figures, files, judge, tables, wording
+from harness.fingerprint import ACROSS
 
-SETS = ("mini", "paper")  # the columns of the verdict table
+PAPER = "paper"  # the write-up's own models: a column even where they have not run
 HEADLINES = ("R1", "R6", "I0", "I1", "I2", "N3")  # the claims that README opens with
+COSTS = ("seconds", "cpu_seconds", "peak_mb")
 NOT_MEASURED = "Not measured yet."
 STATUS = {  # of a claim -> how a tally speaks of those that it has
     "asserted": "asserted",
@@ -71,6 +74,11 @@ def verdict_rows(set_name: str) -> dict[str, dict]:
     return {row["id"]: row for row in rows}
 
 
+def shown_sets() -> list[str]:
+    """The sets that have been run and judged, mini first."""
+    return [name for name in files.set_folders() if verdict_rows(name)]
+
+
 def measured_rows(set_name: str = "mini") -> list[dict]:
     """The kept verdicts of the claims that are measured, not cited."""
     rows = verdict_rows(set_name).values()
@@ -101,6 +109,36 @@ def headline(up: str = "") -> str:
     return "\n".join(lines) if rows else NOT_MEASURED
 
 
+def sets(up: str = "") -> str:
+    """The headline claims, a column a set that has been run."""
+    names = shown_sets()
+    kept = {name: verdict_rows(name) for name in names}
+    rows = []
+    for claim in (*HEADLINES, "R7") if names else ():
+        link = f"[{claim}]({up}docs/results.md#{claim.lower()})"
+        cells = [verdict_cell(claim, kept, name) for name in names]
+        rows.append([link, plain(claims.claim_row(claim)["statement"]), *cells])
+    return (
+        markdown_table(["claim", "statement", *names], rows) if rows else NOT_MEASURED
+    )
+
+
+def differences(up: str = "") -> str:
+    """Where verdicts differ between sets: each set's verdict and finding."""
+    if len(shown_sets()) < 2:
+        return "No other set than mini has been run."
+    apart = tables.differing(tables.side_by_side())
+    lines = []
+    for claim in dict.fromkeys(claim for claim, _ in apart.index):
+        own = apart.loc[claim]
+        lines += [f"- {claim}: *{plain(own['statement'].iloc[0])}*"]
+        lines += [
+            f"  - {name}, **{row['verdict']}**: {plain(row['found'])}"
+            for name, row in own.iterrows()
+        ]
+    return "\n".join(lines) or "No verdict differs between the sets that were run."
+
+
 def _finding(row: dict) -> str:
     """What the write-up says, and the numbers that answer it."""
     return f"*{plain(row['statement'])}* {plain(row['found'] or row['reason'])}"
@@ -122,34 +160,51 @@ def found(up: str = "") -> str:
 
 
 def verdicts(up: str = "") -> str:
-    """The verdict table, a column a set, with mini's number and where it comes from."""
-    kept, shown = {name: verdict_rows(name) for name in SETS}, figures.by_claim("mini")
-    columns = ["claim", "statement", "status", *SETS, "number on mini", "evidence"]
+    """The verdict table, a column a set, with mini's number and where it comes from.
+
+    The figures of other sets follow by the set's name.
+    """
+    names = shown_sets() or ["mini"]
+    columns = [*names, *([PAPER] if PAPER not in names else [])]
+    kept = {name: verdict_rows(name) for name in columns}
+    shown = {name: figures.by_claim(name) for name in names}
+    heads = ["claim", "statement", "status", *columns, "number on mini", "evidence"]
     rows = []
     for claim, spec in claims.claims().items():
         if spec["kind"] == "literature":
             continue
-        words = [verdict_cell(claim, kept, name) for name in SETS]
+        words = [verdict_cell(claim, kept, name) for name in columns]
         notebook = f"[{claim}]({up}notebooks/{spec['notebook']}.ipynb)"
-        files_of = {name: f"{name}.png" for name in shown.get(claim, [])}
-        files_of = files_of or {"measured rows": f"{spec['notebook']}.measured.csv"}
+        own = shown.get("mini", {}).get(claim, [])
+        files_of = {name: f"mini/{name}.png" for name in own}
+        rows_file = f"mini/{spec['notebook']}.measured.csv"
+        files_of = files_of or {"measured rows": rows_file}
+        files_of |= {
+            name: f"{name}/{shown[name][claim][0]}.png"
+            for name in names
+            if name != "mini" and claim in shown[name]
+        }
         evidence = ", ".join(
-            f"[{name}]({up}figures/mini/{file})" for name, file in files_of.items()
+            f"[{name}]({up}figures/{file})" for name, file in files_of.items()
         )
         number = format_number(kept["mini"].get(claim, {}))
         said = plain(spec["statement"]), spec["status"]
         rows.append([notebook, *said, *words, number, evidence])
-    return markdown_table(columns, rows)
+    return markdown_table(heads, rows)
 
 
 def verdict_cell(claim: str, kept: dict[str, dict[str, dict]], set_name: str) -> str:
     """A claim's verdict on a set, from the kept verdicts {set: {claim: row}}.
 
     What arithmetic over the original's published numbers decides, no model can change:
-    computed with mini's run, it stands for a set that has not run as well.
+    computed with mini's run, it stands for a set that has not run as well. What
+    notebook 08 asks is about all sets at once: it is said once, in mini's column.
     """
-    row = kept[set_name].get(claim)
-    if row is None and claims.claim_row(claim)["kind"] == "arithmetic":
+    row, spec = kept[set_name].get(claim), claims.claim_row(claim)
+    if spec["notebook"] == ACROSS:
+        words = row["verdict"] if row else "not tested"
+        return f"{words}, across sets" if set_name == "mini" else ""
+    if row is None and spec["kind"] == "arithmetic":
         row = kept["mini"].get(claim)
     return wording.verdict_words(claim, row["verdict"] if row else "not tested")
 
@@ -167,12 +222,17 @@ def format_number(row: dict) -> str:
 
 
 def reasons(up: str = "") -> str:
-    """Why each verdict on mini is what it is."""
-    return "\n".join(
-        f"- **{row['id']} {wording.verdict_words(row['id'], row['verdict'])}**: "
-        f"{plain(row['reason'])}"
-        for row in measured_rows()
-    )
+    """Why each verdict is what it is, set by set."""
+    lines = []
+    for name in shown_sets():
+        lines += ["", f"### {name}", ""]
+        lines += [
+            f"- **{row['id']} {wording.verdict_words(row['id'], row['verdict'])}**: "
+            f"{plain(row['reason'])}"
+            for row in measured_rows(name)
+            if name == "mini" or claims.claim_row(row["id"])["notebook"] != ACROSS
+        ]
+    return "\n".join(lines)
 
 
 def citations(up: str = "") -> str:
@@ -201,20 +261,53 @@ def changes(up: str = "") -> str:
 
 
 def cost(up: str = "") -> str:
-    """Time, memory and disk of the last complete mini run on this machine."""
-    runs = files.run_dir("mini")
-    paths = {p.name.split(".")[0]: p for p in sorted(runs.glob("*.done.json"))}
-    paths["all, side by side"] = runs / "cost.json"
-    rows = []
-    for name, path in paths.items():
-        if path.exists():
-            about = json.loads(path.read_text(encoding="utf-8"))
-            rows.append([name, f"{about['seconds']:.0f}", str(about["peak_mb"])])
+    """Time and memory of each set's last run, a row a set, then mini's notebooks."""
+    rows, notebooks = [], []
+    for name in shown_sets():
+        path = files.ROOT / "figures" / name / "cost.json"
+        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for notebook, used in about.items():
+            numbers = [f"{used[key]:.0f}" for key in COSTS if key in used]
+            numbers += ["?"] * (len(COSTS) - len(numbers))
+            if notebook == "all":
+                rows.append([name, *numbers])
+            elif name == "mini":
+                notebooks.append([notebook.split("_")[0], *numbers])
     names = ("mini-gpt2", "mini-qwen2")
     folders = [files.ROOT / "models" / name for name in names]
     disk = sum(p.stat().st_size for f in folders for p in f.glob("*") if p.is_file())
-    table = markdown_table(["mini", "seconds", "peak memory, MB"], rows)
-    return f"{table}\n\nThe mini models take {disk / 1e6:.0f} MB of disk."
+    heads = ["seconds", "processor seconds", "peak memory, MB"]
+    by_set = markdown_table(["set", *heads], rows)
+    by_notebook = markdown_table(["notebook on mini", *heads], notebooks)
+    said = f"The mini models take {disk / 1e6:.0f} MB of disk."
+    return f"{by_set}\n\n{by_notebook}\n\n{said}"
+
+
+def keep_costs() -> None:
+    """Keep what the runs of this machine took, in figures/<set>/cost.json.
+
+    Notebook -> seconds, cpu_seconds, peak_mb; "all": of the whole run, or where it was
+    made in pieces, one notebook after the other, their sum and the highest peak.
+    """
+    for name, folder in files.set_folders().items():
+        runs, about = files.run_dir(name), {}
+        for path in sorted(runs.glob("*.done.json")):
+            done = json.loads(path.read_text(encoding="utf-8"))
+            used = {key: done[key] for key in COSTS if key in done}
+            about[path.name.removesuffix(".done.json")] = used
+        if not about:
+            continue
+        whole = {
+            key: (max if key == "peak_mb" else sum)(
+                used[key] for used in about.values()
+            )
+            for key in COSTS
+            if all(key in used for used in about.values())
+        }
+        if (runs / "cost.json").exists():
+            whole |= json.loads((runs / "cost.json").read_text(encoding="utf-8"))
+        text = json.dumps({"all": whole} | about, indent=1) + "\n"
+        files.write_whole(folder / "cost.json", text)
 
 
 def bench(up: str = "") -> str:
@@ -303,5 +396,6 @@ def read_csv(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-WRITERS = (badges, headline, found, verdicts, reasons, citations, changes, cost, bench)
+WRITERS = (badges, headline, sets, found, differences, verdicts, reasons, citations)
+WRITERS += (changes, cost, bench)
 BLOCKS = {writer.__name__: writer for writer in WRITERS}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import files
-from harness.publish.blocks import fill_blocks
+from harness.publish.blocks import fill_blocks, keep_costs
 
 if TYPE_CHECKING:
     from harness.run.notebook_process import NotebookProcess
@@ -35,6 +35,7 @@ def publish(
     for job in jobs:
         executed = files.run_dir("mini") / job.path.name
         replace_file(job.path, strip_volatile(executed.read_bytes()))
+    keep_costs()
     for page, up in pages():
         text = fill_blocks(page.read_text(encoding="utf-8"), up)
         replace_file(page, text.encode("utf-8"))

@@ -46,6 +46,7 @@ class NotebookProcess:
     positions_read: int = 0
     seconds: float = 0.0
     peak_bytes: int = 0
+    cpu_seconds: float = 0.0
     error: str = ""
 
     @property
@@ -109,6 +110,7 @@ def commit_outputs(notebook: NotebookProcess, staged: Path) -> None:
     about = {"inputs": notebook.inputs, "outputs": outputs}
     about |= {"seconds": round(notebook.seconds, 1)}
     about |= {"peak_mb": notebook.peak_bytes // 2**20}
+    about |= {"cpu_seconds": round(notebook.cpu_seconds, 1)}
     files.write_whole(done, json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
@@ -183,7 +185,10 @@ def end(notebook: NotebookProcess) -> None:
 
 
 def measure_memory(running: list[NotebookProcess]) -> int:
-    """Bytes of the running notebooks' processes, summed, and each one's peak noted."""
+    """Bytes of the running notebooks' processes, summed.
+
+    Each one's peak is noted, and the processor's seconds that it has used.
+    """
     import psutil
 
     total = 0
@@ -192,9 +197,12 @@ def measure_memory(running: list[NotebookProcess]) -> int:
             process = psutil.Process(notebook.process.pid)
             family = [process, *process.children(recursive=True)]
             used = sum(member.memory_info().rss for member in family)
+            times = [member.cpu_times() for member in family]
         except psutil.Error:
             continue
         notebook.peak_bytes, total = max(notebook.peak_bytes, used), total + used
+        spent = sum(time.user + time.system for time in times)
+        notebook.cpu_seconds = max(notebook.cpu_seconds, spent)
     return total
 
 
