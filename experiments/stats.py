@@ -2,6 +2,7 @@
 
     Estimate            a value, its interval, n and seed; .exact for counted numbers
     bootstrap           a statistic of one measurement, by item or by group
+    share               of items that are independent and each 0 or 1
     paired_difference   the same of a - b, two measurements of the same items
     ratio               a ratio of sums; ratio_difference: one less another
     normalised_score    a mean between the mean of a floor (0) and of a ceiling (1)
@@ -59,6 +60,20 @@ def bootstrap(
         return x.mean(axis) if statistic is None else statistic(x)
 
     return _resample(column[None], reduced, resamples, seed)
+
+
+def share(hits: Sequence[float], seed: int = 0) -> Estimate:
+    """Estimate a share of independent items, each 0 or 1.
+
+    By bootstrap; where all items are alike, so that every draw is the same, by
+    Clopper and Pearson's interval (1934), which still has a width.
+    """
+    estimate = bootstrap(hits, seed=seed)
+    if estimate.value not in (0.0, 1.0):
+        return estimate
+    found = scipy.stats.binomtest(round(estimate.value * estimate.n), estimate.n)
+    low, high = found.proportion_ci(method="exact")
+    return replace(estimate, low=float(low), high=float(high))
 
 
 def paired_difference(

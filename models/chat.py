@@ -135,6 +135,22 @@ def chat_pair(rng) -> tuple[str, str]:
             return CHAT_SUMS[k].format(a, b), f"{a + b}."
 
 
+# Reading frames of experiments.prompts -> what training calls them.
+TRAINED_FRAMES = {
+    "patchscopes": "list",
+    "completion": "meaning",
+    "instruction": TO_ENGLISH[0],
+    "selfie": REPEAT_WORD[0],
+}
+
+
+def held_in_frame(frame: str, word: str) -> bool:
+    """Whether a word that training knows was kept out of this reading frame."""
+    asked = w.SPANISH if frame == "instruction" else (*w.CONTENT_WORDS, *w.SPANISH)
+    known = frame in TRAINED_FRAMES and word in asked
+    return known and frame_held(TRAINED_FRAMES[frame], word)
+
+
 def chat_text(user: str, answer: str | None = None, system: bool = True) -> str:
     """A ChatML conversation as the mini-qwen2 template writes it."""
     text = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n" if system else ""

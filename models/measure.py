@@ -163,12 +163,6 @@ def frame_rows(lm, chat: bool):
     Apart beside them: the words that training kept out of this frame.
     """
     words = [x for x in MEANINGS if x not in CAPITALS]
-    trained_as = {
-        "patchscopes": "list",
-        "completion": "meaning",
-        "instruction": chat_docs.TO_ENGLISH[0],
-        "selfie": chat_docs.REPEAT_WORD[0],
-    }
     frames = {
         "patchscopes": (FRAMES["patchscopes"].text, {x: x for x in words}),
         "completion": (FRAMES["completion"].text, MEANINGS),
@@ -189,7 +183,7 @@ def frame_rows(lm, chat: bool):
         hit = [float(gold[k] in f) for k, f in zip(keys, found, strict=True)]
         moved = keys[1:] + keys[:1]
         miss = [float(gold[k] in f) for k, f in zip(moved, found, strict=True)]
-        unseen = [english.frame_held(trained_as[name], k) for k in keys]
+        unseen = [chat_docs.held_in_frame(name, k) for k in keys]
         held = [h for h, out in zip(hit, unseen, strict=True) if out]
         yield f"frame {name}: text ceiling", stats.bootstrap(hit)
         yield f"frame {name}: text ceiling, unseen word", stats.bootstrap(held)

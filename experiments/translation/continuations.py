@@ -19,8 +19,8 @@ import torch
 from experiments import hf_reference, scoring
 from experiments.floors import random_like
 from experiments.metrics import loops
-from experiments.prompts import FRAMES, SUITES
-from experiments.stats import bootstrap, paired_difference
+from experiments.prompts import FRAMES
+from experiments.stats import paired_difference, share
 from experiments.translation import readers, stimuli
 from experiments.translation.in_loop import Parts
 from harness.safe_text import readable
@@ -28,6 +28,7 @@ from harness.safe_text import readable
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from experiments.translation.stimuli import Suites
     from helpers.models import LM
 
 # Qwen2.5 writes "Париж" (Paris) as three tokens; without the first it reads "ариж", the
@@ -118,9 +119,7 @@ def loop_parts(after: pd.DataFrame, seed: int = 0) -> Parts:
     """
     looped = {fed: part.tolist() for fed, part in after.groupby("fed")["loops"]}
     parts = {
-        part: bootstrap(looped[fed], seed=seed)
-        for part, fed in LOOPS.items()
-        if fed in looped
+        part: share(looped[fed], seed) for part, fed in LOOPS.items() if fed in looped
     }
     mixed = looped["one concept token"]
     for name in ("top", "random"):
@@ -135,21 +134,22 @@ def first_texts(after: pd.DataFrame) -> pd.DataFrame:
     return texts.map(lambda text: readable(text, 90))
 
 
-def spanish_parts(lm: LM, max_new_tokens: int = 50, seed: int = 0) -> Parts:
+def spanish_parts(
+    lm: LM, asked: Suites, max_new_tokens: int = 50, seed: int = 0
+) -> Parts:
     """Translate Spanish sentences after the write-up's instruction, as plain text.
 
     spanish, spanish_floor: shares of texts that say the sentence's translation, and
     another sentence's.
     """
-    items, frame = SUITES["spanish"], FRAMES["instruction"].text
-    asked = [frame.replace("{x}", item.prompt) for item in items]
-    texts = readers.read_in_frame(lm, "direct", asked, max_new_tokens).texts
-    gold = [item.gold for item in items]
+    items, frame = asked["spanish"], FRAMES["instruction"].text
+    prompts = [frame.replace("{x}", item.prompt) for item in items]
+    texts = readers.read_in_frame(lm, "direct", prompts, max_new_tokens).texts
+    gold = [item.accepted for item in items]
     other = [gold[j] for j in stimuli.mismatched_indices(gold, seed)]
     return {
-        part: bootstrap(
-            [int(scoring.contains_answer(t, (g,))) for t, g in zip(texts, answers)],
-            seed=seed,
+        part: share(
+            [int(scoring.contains_answer(t, g)) for t, g in zip(texts, answers)], seed
         )
         for part, answers in (("spanish", gold), ("spanish_floor", other))
     }

@@ -7,6 +7,7 @@
     js_beside_kl       the same in JS (R1, R6) and in KL (N3 of notebook 04)
     score_bins         all prompts by the weight of the top token, for the figure
     bin_table          one row a cell and bin, for reading
+    gains_beyond_top   R7's rows: bits won over the top token alone, prompt by prompt
 
 Every row of a frame is one prompt and step. Intervals draw whole templates.
 """
@@ -21,16 +22,17 @@ import torch
 
 from experiments.floors import random_like, replace_runners_up
 from experiments.metrics import entropy, js_bits, kl_bits, with_entropy
+from experiments.prefixes import logits_after
 from experiments.prompts import template_of
 from experiments.stats import Estimate, bootstrap, clustered, ratio
 from experiments.translation.stimuli import BATCH
 from helpers.batching import next_logits, prompt_embeds
 from helpers.decode import generate_concepts
+from helpers.mixture import MixtureConfig, apply_norm, norm_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from helpers.mixture import MixtureConfig
     from helpers.models import LM
 
 Parts = dict[str, Estimate]  # what a verdict is computed from, by name
@@ -44,10 +46,15 @@ LINES = {  # what is fed or predicted -> its name in figures; "other" is the flo
     "top": "top token alone",
     "flat": "top token, flattened",
     "replaced": "runners-up replaced",
+    "restored": "norm restored",
     "random": "random vector",
     "left_out": "left out",
 }
 KL_LINES = ("mixture", "top", "flat", "replaced")
+GAIN_RULES = {  # of claim R7
+    "raw, k 20": MixtureConfig(top_k=20, temperature=1.0, alpha=1.0, norm="none"),
+    "as written": MixtureConfig(),
+}
 CONTROLS = ("top", "flat", "replaced")  # what the mixture's score is set against
 INCONCLUSIVE = "no prompt where the top token and the mixture predict different things"
 
@@ -89,11 +96,13 @@ def loop_divergences(
     )
     other = _other_prompts(list(zip(indices[:, 0].tolist(), b.tolist())), seed)
     draw = torch.Generator().manual_seed(seed)
+    bounds = norm_bounds(lm.embed, "restore")
     fed = {
         "mixture": vectors,
         "top": lm.embed[indices[:, 0]],
         "other": vectors[other],
         "replaced": replace_runners_up(lm, probs, indices, vectors, draw),
+        "restored": apply_norm(vectors, probs, indices, bounds, "restore"),
         "random": random_like(vectors, draw),
     }
     found = []
@@ -137,24 +146,22 @@ def _divergences(
 
     contexts: N of (L_i,D); fed: name -> (N,D); probs, indices (N,K).
     """
-    inputs, owner, weights = [], [], []
-    for n, context in enumerate(contexts):
-        inputs += [torch.cat([context, x[n][None]]) for x in fed.values()] + [context]
-    for n, context in enumerate(contexts):
-        keep = (probs[n] >= LEAST) & (probs[n] > 0)
-        keep[0] = True
-        owner += [n] * int(keep.sum())
-        weights.append(probs[n][keep])
-        inputs += [torch.cat([context, lm.embed[i][None]]) for i in indices[n][keep]]
-    order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-    logits = next_logits(lm, [inputs[i] for i in order], batch_size=BATCH)
-    logits = logits[torch.tensor(order, device=logits.device).argsort()]
-    names = [*fed, "left_out"]
-    after, members = logits.split([len(names) * len(contexts), len(owner)])
-    after = after.cpu().double().softmax(-1).view(len(contexts), len(names), -1)
-    owner = torch.tensor(owner, device=members.device)
+    names, n_fed = [*fed, "left_out"], len(fed)
+    keep = (probs >= LEAST) & (probs > 0)
+    keep[:, 0] = True
+    owner = keep.nonzero()[:, 0].tolist()  # of each member its position
+    vectors = torch.stack(list(fed.values()), 1).flatten(0, 1)
+    vectors = torch.cat([vectors, lm.embed[indices[keep]]])
+    owners = [n for n in range(len(contexts)) for _ in fed] + owner
+    logits = logits_after(lm, contexts, owners, vectors)
+    after, members = logits.split([n_fed * len(contexts), len(owner)])
+    after = after.view(len(contexts), n_fed, -1)
+    left_out = next_logits(lm, contexts, batch_size=BATCH).cpu()
+    after = torch.cat([after, left_out[:, None]], dim=1).double().softmax(-1)
+    owner = torch.tensor(owner)
     q = members.new_zeros(len(contexts), members.shape[-1])
-    q.index_add_(0, owner, members.softmax(-1) * torch.cat(weights).to(q)[:, None])
+    weights = probs[keep].to(q)
+    q.index_add_(0, owner, members.softmax(-1) * weights[:, None])
     mass = q.sum(-1)
     line = {name: after[:, i] for i, name in enumerate(names)}
     line["flat"] = with_entropy(line["top"], entropy(line["mixture"]))
@@ -165,6 +172,33 @@ def _divergences(
         | {name: column[n] for name, column in columns.items()}
         for n in range(len(contexts))
     ]
+
+
+def gains_beyond_top(lm: LM, prompts: list[str], seed: int = 0) -> pd.DataFrame:
+    """Measure what the first concept token wins over its top token alone (R7), in bits.
+
+    One row a prompt and rule of GAIN_RULES: prompt, template, p_max (the largest
+    probability that the model gives a next token, unchanged by the rule), rule,
+    gain_bits = JS(top, q) - JS(mixture, q).
+    """
+    logits = next_logits(lm, *prompt_embeds(lm, prompts), batch_size=BATCH)
+    p_max = logits.softmax(-1).amax(-1).tolist()
+    frames = []
+    for rule, config in GAIN_RULES.items():
+        rows = loop_divergences(lm, prompts, 1, config, seed)
+        at = rows["prompt"]
+        frames.append(
+            pd.DataFrame(
+                {
+                    "prompt": [prompts[b] for b in at],
+                    "template": rows["template"],
+                    "p_max": [p_max[b] for b in at],
+                    "rule": rule,
+                    "gain_bits": rows["top"] - rows["mixture"],
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
 def _differing(rows: pd.DataFrame) -> pd.DataFrame:

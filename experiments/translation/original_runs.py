@@ -32,7 +32,7 @@ from experiments.floors import random_like
 from experiments.hf_reference import truncate_at_eos
 from experiments.prompts import SUITES
 from experiments.scoring import acceptable_answers, contains_answer, count_scripts
-from experiments.stats import bootstrap
+from experiments.stats import bootstrap, share
 from experiments.translation.continuations import Counted
 from experiments.translation.scores import estimate_columns
 from experiments.translation.stimuli import has_chat
@@ -42,6 +42,8 @@ from helpers.batching import next_logits
 from helpers.mixture import MixtureConfig, clip_norm, mix, mixture_weights, norm_bounds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from experiments.translation.in_loop import Parts
@@ -258,6 +260,7 @@ def sample_continuations(
     one while the model wrote them; both up to the first end token.
     """
     kept = {"max_new_tokens": new_tokens, "do_sample": True, "num_beams": 1, **settings}
+    filters = _filters(kept, lm.embed.shape[0])
     kept |= {"pad_token_id": lm.eos_ids[0] if lm.eos_ids else 0}
     kept |= {"eos_token_id": list(lm.eos_ids) or None}
     by_length: dict[int, list[int]] = {}
@@ -274,6 +277,7 @@ def sample_continuations(
                 x = torch.stack([rows[k] for k in batch]).to(lm.device, lm.dtype)
                 mask = torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
                 how = kept | {"stopping_criteria": [_note_last_ids(steps)]}
+                how |= {"logits_processor": filters}
                 out = lm.model.generate(inputs_embeds=x, attention_mask=mask, **how)
                 returned |= zip(batch, out.tolist())
                 written |= zip(batch, torch.stack(steps, 1).tolist())
@@ -282,6 +286,27 @@ def sample_continuations(
         for ids in (returned, written)
     )
     return tuple(found)
+
+
+def _filters(settings: dict, vocabulary: int) -> list[Callable]:
+    """Take temperature, top-k and top-p out of settings of `generate` into one filter.
+
+    It leaves the same probabilities, without sorting the whole vocabulary at each step
+    where top-k leaves a few tokens. The penalty stays with `generate`, which is first.
+    """
+    temperature, top_p = settings["temperature"], settings["top_p"]
+    count = min(settings["top_k"] or vocabulary, vocabulary)
+    settings |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+    def keep(input_ids: Tensor, scores: Tensor) -> Tensor:
+        best, tokens = (scores / temperature).topk(count)
+        p = best.softmax(-1)
+        lighter = p.flip(-1).cumsum(-1).flip(-1)  # a token's mass and all below it
+        lighter[:, 0] = 1.0  # the first is always kept
+        best = best.masked_fill(lighter <= 1 - top_p, -torch.inf)
+        return torch.full_like(scores, -torch.inf).scatter(-1, tokens, best)
+
+    return [keep]
 
 
 def _note_last_ids(steps: list[Tensor]):
@@ -369,7 +394,7 @@ def shares(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for key, cell in rows.groupby(keys, sort=False):
         for part in PARTS:
             if (values := cell[part].dropna()).size:
-                estimate = estimate_columns(bootstrap(values, seed=seed))
+                estimate = estimate_columns(share(values, seed))
                 found.append(dict(zip(keys, key)) | {"part": part} | estimate)
     return pd.DataFrame(found)
 
@@ -404,16 +429,26 @@ def _interval(row: Any) -> str:
 
 
 def said_dots(found: pd.DataFrame) -> pd.DataFrame:
-    """Pick from `shares` what the figure shows: run, what, value, low, high, n."""
+    """Pick from `shares` what the figure shows: run, what, value, low, high, n.
+
+    Where no answer is right (the tag alone, noise) the share of texts that are not
+    empty stands instead, as "any text".
+    """
     twice = found["positions"].map({"once": "", "twice": ", positions twice"})
     found = found.assign(run=found["experiment"] + twice)
-    with_slot = set(found["run"][found["filling"] == "concept tokens"])
     parts = [
         found[(found["filling"] == filling) & (found["part"] == part)].assign(what=what)
         for what, (filling, part) in SHOWN.items()
     ]
-    shown = pd.concat(parts)[["run", "what", "value", "low", "high", "n"]]
-    return shown[shown["run"].isin(with_slot)].reset_index(drop=True)
+    says = set(found["run"][found["part"] == "says_whole"])
+    for part in ("whole", "cut"):
+        empty = found[(found["part"] == f"empty_{part}") & ~found["run"].isin(says)]
+        ends = {"low": 1 - empty["high"], "high": 1 - empty["low"]}
+        text = empty.assign(what=f"any text, {part}", value=1 - empty["value"], **ends)
+        parts.append(text)
+    return pd.concat(parts)[["run", "what", "value", "low", "high", "n"]].reset_index(
+        drop=True
+    )
 
 
 def answer_examples(rows: pd.DataFrame, count: int = 1) -> pd.DataFrame:
@@ -450,8 +485,8 @@ def language_parts(rows: pd.DataFrame, seed: int = 0) -> dict:
     cells |= {"_other": "other prompt", "_random": "random vectors"}
     texts = {part: _method_3(rows, name)["whole"] for part, name in cells.items()}
     parts = {
-        f"other_script{part}": bootstrap(
-            [int(bool(scripts(text) - {"LATIN"})) for text in answers], seed=seed
+        f"other_script{part}": share(
+            [int(bool(scripts(text) - {"LATIN"})) for text in answers], seed
         )
         for part, answers in texts.items()
     }

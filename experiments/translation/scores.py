@@ -2,13 +2,14 @@
 
     read_back, read_every_way   every way on every condition, one row a reading
     recall, recall_by_way       R2: shares of contents said, with floor and ceilings
+    unseen_parts, unseen_table  R2: words that training kept out of a frame
     recall_table, recall_bars   Table 4.2 in numbers, decoded whole and sliced
     member_table                what else was said: right answers and lighter members
     examples, example_table     the best and the worst items of a way, as text
     member_ranks, rank_table    do likelier members get likelier answers?
     nearest_matches             R3: is the nearest token the top token?
     nearest_shares, nearest_parts   the same by bin of p_max, and what R3 is judged by
-    estimate_columns, mean_by   estimates as columns of a frame
+    estimate_columns, share_by  estimates as columns of a frame
 
 A row is a plain dict; a cell is one model and way, with its parts: name -> Estimate.
 """
@@ -24,16 +25,18 @@ import torch
 from experiments import scoring
 from experiments.floors import random_like
 from experiments.metrics import rouge_l
-from experiments.prompts import FRAMES, SUITES
-from experiments.stats import Estimate, bootstrap
+from experiments.prompts import FRAMES
+from experiments.stats import Estimate, bootstrap, share
 from experiments.translation import readers, stimuli
 from experiments.translation.in_loop import BINS, Parts, bin_names, interval_text
 from harness.safe_text import readable
 from helpers.mixture import mix
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from experiments.prompts import Item
-    from experiments.translation.stimuli import Concept
+    from experiments.translation.stimuli import Concept, Suites
     from helpers.models import LM
 
     Written = dict[str, tuple[list[Item], list[Concept]]]  # by model
@@ -48,7 +51,7 @@ BARS = {  # of the figure, and the parts they show
     "highest floor": "floor",
 }
 MEMBER_PARTS = ("recall", "gold", "second", "second_floor", "further", "replaced")
-UNSEEN = "words held out of frames come with the next mini corpus"
+LEAST_UNSEEN = 10  # items that make a cell of words held out of a frame
 METRICS = ("dot", "cosine", "l2", "centred")
 
 
@@ -57,13 +60,13 @@ def estimate_columns(e: Estimate) -> dict[str, float]:
     return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
 
 
-def mean_by(
+def share_by(
     frame: pd.DataFrame, keys: list[str], column: str, seed: int = 0
 ) -> pd.DataFrame:
-    """Estimate a column's mean in each group: keys, value, low, high, n."""
+    """Estimate the share of ones in a column by group: keys, value, low, high, n."""
     groups = frame.groupby(keys, observed=True, sort=False)[column]
     rows = [
-        dict(zip(keys, key)) | estimate_columns(bootstrap(values, seed=seed))
+        dict(zip(keys, key)) | estimate_columns(share(values, seed))
         for key, values in groups
     ]
     return pd.DataFrame(rows)
@@ -112,7 +115,11 @@ def _score_reading(length: int, text: str, sliced: str, answers: dict) -> dict:
 
 
 def read_every_way(
-    lms: dict[str, LM], written: Written, max_new_tokens: int = 50, seed: int = 0
+    lms: dict[str, LM],
+    asked: Suites,
+    written: Written,
+    max_new_tokens: int = 50,
+    seed: int = 0,
 ) -> dict[str, list[dict]]:
     """read_back for each model: what it has written, in every frame it has.
 
@@ -121,7 +128,7 @@ def read_every_way(
     rows = {}
     for name, lm in lms.items():
         items, concepts = written[name]
-        answers = stimuli.reference_answers(lm, items, concepts)
+        answers = stimuli.reference_answers(lm, asked, items, concepts)
         conditions = stimuli.conditions(lm, concepts, seed)
         ways = readers.available_ways(lm)
         rows[name] = read_back(lm, ways, conditions, answers, max_new_tokens)
@@ -155,12 +162,13 @@ def recall(rows: list[dict], way: str, seed: int = 0) -> Parts:
         "ceiling_sliced": column("text", "content_sliced"),
         "replaced": column("runners-up replaced"),
         "second_floor": column("runners-up replaced", "second"),
-        "prompt_length": column("mixture", "prompt_length"),
         "empty": [not text.strip() for text in column("mixture", "text")],
         "empty_sliced": [not text.strip() for text in column("mixture", "sliced")],
     }
     said |= {name: column("mixture", name) for name in ("gold", "second", "further")}
-    return {name: bootstrap(x, seed=seed) for name, x in said.items() if x}
+    length = bootstrap(column("mixture", "prompt_length"), seed=seed)
+    shares = {name: share(x, seed) for name, x in said.items() if x}
+    return shares | {"prompt_length": length}
 
 
 def recall_by_way(readings: dict[str, list[dict]], seed: int = 0) -> Cells:
@@ -170,6 +178,57 @@ def recall_by_way(readings: dict[str, list[dict]], seed: int = 0) -> Cells:
         for name, rows in readings.items()
         for way in dict.fromkeys(r["way"] for r in rows)
     }
+
+
+def unseen_parts(
+    lms: dict[str, LM],
+    asked: Suites,
+    held_in_frame: Callable[[str, str], bool] | None,
+    n: int,
+    max_new_tokens: int = 50,
+    seed: int = 0,
+) -> dict[tuple[str, str], Parts | str]:
+    """Recall contents that training kept out of a frame: (model, way) -> parts.
+
+    recall_unseen: of at most n mixtures of one vector whose top token is such a word;
+    ceiling_unseen: of the same as text. held_in_frame(way, word): whether it was kept
+    out; None where nobody knows. In place of parts, the reason why there are none.
+    """
+    found: dict[tuple[str, str], Parts | str] = {}
+    prompts = [item.prompt for item in asked["ambiguous"] + asked["capitals"]]
+    for name, lm in lms.items():
+        written = []
+        if held_in_frame:
+            one = stimuli.write_concepts(lm, prompts, [1] * len(prompts))
+            written = [c for c in one if c.probs[0, 0] < stimuli.MIXED]
+        for way in readers.available_ways(lm):
+            held = [c for c in written if held_in_frame(way, c.text.strip())][:n]
+            if held_in_frame is None:
+                found[name, way] = "nobody knows which words this model saw in a frame"
+            elif len(held) < LEAST_UNSEEN:
+                found[name, way] = f"{len(held)} words kept out of this frame came up"
+            else:
+                fed = {"mixture": [c.vectors for c in held]}
+                fed["text"] = [c.text for c in held]
+                answers = [
+                    {"content": scoring.acceptable_answers(c.text, asked)} for c in held
+                ]
+                rows = read_back(lm, [way], fed, answers, max_new_tokens)
+                found[name, way] = {
+                    f"{part}_unseen": share(_column(rows, way, source), seed)
+                    for part, source in (("recall", "mixture"), ("ceiling", "text"))
+                }
+    return found
+
+
+def unseen_table(cells: dict[tuple[str, str], Parts | str]) -> pd.DataFrame:
+    """unseen_parts with n, one row a cell that has them."""
+    shown = {
+        cell: {name: f"{interval_text(e)}, n = {e.n}" for name, e in parts.items()}
+        for cell, parts in cells.items()
+        if not isinstance(parts, str)
+    }
+    return pd.DataFrame(shown).T
 
 
 def _column(rows: list[dict], way: str, source: str, name: str = "content") -> list:
@@ -325,9 +384,11 @@ def _rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     return torch.corrcoef(torch.stack([a, b]))[0, 1].item()
 
 
-def rank_table(lms: dict[str, LM], least: int = 10, seed: int = 0) -> pd.DataFrame:
+def rank_table(
+    lms: dict[str, LM], asked: Suites, least: int = 10, seed: int = 0
+) -> pd.DataFrame:
     """Mean member_ranks of nouns, by model and way; from `least` items on."""
-    prompts = [item.prompt for item in SUITES["ambiguous"][::2]]
+    prompts = [item.prompt for item in asked["ambiguous"][::2]]
     means = {}
     for name, lm in lms.items():
         concepts = stimuli.write_concepts(lm, prompts, [1] * len(prompts))
@@ -341,13 +402,15 @@ def rank_table(lms: dict[str, LM], least: int = 10, seed: int = 0) -> pd.DataFra
     return pd.DataFrame(means).T
 
 
-def nearest_matches(lms: dict[str, LM], steps: int, seed: int = 0) -> pd.DataFrame:
+def nearest_matches(
+    lms: dict[str, LM], asked: Suites, steps: int, seed: int = 0
+) -> pd.DataFrame:
     """Ask whether the nearest token is the top token, by each of METRICS.
 
     One row a model, metric and concept token, `steps` after each prompt: model, metric,
     item, p_max, match, bin; random: the same of a random vector of equal norm.
     """
-    prompts = [item.prompt for item in SUITES["ambiguous"] + SUITES["capitals"]]
+    prompts = [item.prompt for item in asked["ambiguous"] + asked["capitals"]]
     frames = []
     for name, lm in lms.items():
         concepts = stimuli.write_concepts(lm, prompts, [steps] * len(prompts))
@@ -372,7 +435,7 @@ def nearest_matches(lms: dict[str, LM], steps: int, seed: int = 0) -> pd.DataFra
 
 def nearest_shares(matches: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Share of matches by model, metric and bin of p_max, low to high."""
-    shares = mean_by(matches, ["model", "metric", "bin"], "match", seed)
+    shares = share_by(matches, ["model", "metric", "bin"], "match", seed)
     return shares.sort_values("bin", kind="stable")
 
 

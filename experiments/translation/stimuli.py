@@ -21,14 +21,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from experiments.floors import random_like, replace_runners_up
-from experiments.prompts import SUITES, Item
+from experiments.prompts import Item
 from experiments.scoring import acceptable_answers, normalise_words
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig
 from helpers.models import LM, chat_prompt
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
+
+    Suites = Mapping[str, tuple[Item, ...]]  # prompts.suites
 
 FLOORS = ("other prompt", "random vector", "left out", "untrained model")
 MIXED = 0.9  # a concept token with a heavier member is hardly a mixture
@@ -64,9 +68,9 @@ def write_concepts(
     return concepts
 
 
-def sample_prompts(count: int, seed: int = 0) -> list[str]:
+def sample_prompts(asked: Suites, count: int, seed: int = 0) -> list[str]:
     """Draw prompts with one or several likely next words; all when there are fewer."""
-    pool = SUITES["ambiguous"] + SUITES["capitals"]
+    pool = asked["ambiguous"] + asked["capitals"]
     picked = random.Random(seed).sample(pool, min(count, len(pool)))
     return [item.prompt for item in picked]
 
@@ -77,7 +81,7 @@ def has_chat(lm: LM) -> bool:
 
 
 def choose_stimuli(
-    lm: LM, n: int, config: MixtureConfig | None = None
+    lm: LM, asked: Suites, n: int, config: MixtureConfig | None = None
 ) -> tuple[list[Item], list[Concept]]:
     """Choose n items over the suites whose answers the model writes as concept tokens.
 
@@ -90,7 +94,7 @@ def choose_stimuli(
     suites = ["spanish"] * has_chat(lm) + ["capitals", "sums", "ambiguous"]
     items, concepts = [], []
     for left, suite in zip(range(len(suites), 0, -1), suites):
-        pool = SUITES[suite]
+        pool = asked[suite]
         prompts, right = [i.prompt for i in pool], [i.gold for i in pool]
         counts = [_answer_length(lm, item) for item in pool]
         if suite == "spanish":
@@ -171,7 +175,7 @@ def mismatched_indices(keys: list, seed: int = 0) -> list[int]:
 
 
 def reference_answers(
-    lm: LM, items: list[Item], concepts: list[Concept]
+    lm: LM, asked: Suites, items: list[Item], concepts: list[Concept]
 ) -> list[dict[str, tuple[str, ...]]]:
     """List for each item the phrases that count as having been read back.
 
@@ -182,13 +186,10 @@ def reference_answers(
     for item, c in zip(items, concepts):
         n = int((c.probs[0] >= 0.05).sum()) if len(c.probs) == 1 else 1
         tokens = [lm.tokenizer.decode([k]) for k in c.indices[0, 1:n].tolist()]
-        other = [acceptable_answers(token) for token in tokens]
+        other = [acceptable_answers(token, asked) for token in tokens]
         second, further = (other[0], sum(other[1:], ())) if other else ((), ())
         answers.append(
-            {
-                "content": acceptable_answers(c.text),
-                "gold": acceptable_answers(item.gold),
-            }
+            {"content": acceptable_answers(c.text, asked), "gold": item.accepted}
             | {"second": second, "further": further}
         )
     return answers

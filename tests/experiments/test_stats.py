@@ -111,3 +111,12 @@ def test_a_difference_of_ratios_is_drawn_together():
     assert (same.value, same.low, same.high) == (0, 0, 0)
     with pytest.raises(ValueError, match="denominator2"):
         stats.ratio_difference(a, b, c, [1.0])
+
+
+def test_a_share_without_spread_still_has_a_width():
+    """64 of 64: Clopper and Pearson's lower end is (0.025)^(1/64)."""
+    every, none = stats.share([1] * 64), stats.share([0] * 64)
+    assert every.low == pytest.approx(0.025 ** (1 / 64)) and every.high == 1
+    assert (none.low, none.high) == pytest.approx((0, 1 - 0.025 ** (1 / 64)))
+    mixed = [0, 1, 1, 1] * 8
+    assert stats.share(mixed, 3) == stats.bootstrap(mixed, seed=3)

@@ -7,7 +7,13 @@ an answer that is known.
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer, Qwen2ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    Qwen2ForCausalLM,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from experiments.translation import continuations, original_runs
 from harness import claims, judge
@@ -253,5 +259,20 @@ def test_tables_show_every_experiment_once_a_way(worded):
     assert not reasons and set(table["fed"]) == {"concept tokens"}
     dots = original_runs.said_dots(found)
     shown = [r for r in runs if original_runs.experiments()["gold"][r]]
-    assert len(dots) == 2 * len(shown) * len(original_runs.SHOWN)
+    others = len(runs) - len(shown)  # of these: any text, whole and cut
+    assert len(dots) == 2 * (len(shown) * len(original_runs.SHOWN) + others * 2)
     assert len(original_runs.answer_examples(rows)) == len(table)
+
+
+@pytest.mark.parametrize("top_k, top_p", [(50, 1.0), (20, 0.8), (0, 0.9), (0, 1.0)])
+def test_the_filter_leaves_the_probabilities_that_generate_would(top_k, top_p):
+    scores = torch.randn(8, 300, generator=torch.Generator().manual_seed(0)) * 3
+    settings = {"temperature": 0.7, "top_k": top_k, "top_p": top_p}
+    (keep,) = original_runs._filters(dict(settings), 300)
+    expected = TemperatureLogitsWarper(0.7)(None, scores)
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    if top_p < 1:
+        expected = TopPLogitsWarper(top_p)(None, expected)
+    found = keep(None, scores).softmax(-1)
+    torch.testing.assert_close(found, expected.softmax(-1))

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from experiments import scoring
-from experiments.prompts import FRAMES, Item
+from experiments.prompts import FRAMES, SUITES, Item
 from experiments.stats import Estimate
 from experiments.translation import (
     continuations,
@@ -163,7 +163,7 @@ def _measure(lm):
     rows = _record("R1", score, lm.name, ("score", "gain", "gain_flat"))
     concepts = stimuli.write_concepts(lm, SUBJECTS, [1] * len(SUBJECTS), RAW)
     items = [Item(prompt, "planted", prompt) for prompt in SUBJECTS]
-    wanted = stimuli.reference_answers(lm, items, concepts)
+    wanted = stimuli.reference_answers(lm, SUITES, items, concepts)
     given = stimuli.conditions(lm, concepts)
     ways = ["instruction", "completion"]
     read = scores.read_back(lm, ways, given, wanted, 4)
@@ -333,7 +333,7 @@ def test_an_untrained_model_is_the_same_class_seeded_and_not_the_model(worded):
 
 
 def test_only_mixtures_are_read_back(worded):
-    items, concepts = stimuli.choose_stimuli(worded, 24)
+    items, concepts = stimuli.choose_stimuli(worded, SUITES, 24)
     assert len(items) == len(concepts) == 24
     assert all((c.probs[:, 0] < stimuli.MIXED).all() for c in concepts)
 
@@ -445,7 +445,8 @@ def test_recall_stands_beside_the_highest_floor():
 
 def _loop_rows(lines, **changes):
     """Rows of prompts 0, 1, ... with the divergences given by line."""
-    row = {"step": 1, "p_max": 0.5, "random": 0.5, "left_out": 0.5} | changes
+    controls = dict.fromkeys(("random", "restored", "left_out"), 0.5)
+    row = {"step": 1, "p_max": 0.5} | controls | changes
     columns = {**{f"kl_{line}": x for line, x in lines.items()}, **lines}
     size = len(lines["top"])
     return pd.DataFrame(
@@ -474,6 +475,7 @@ def test_loop_scores_by_hand():
         "score_replaced": 0.4,
         "score_random": 0.0,
         "score_left_out": 0.0,
+        "score_restored": 0.0,
         "gain": 0.4,
         "gain_median": (0.1 / 0.6 + 0.3 / 0.4) / 2,
         "gain_flat": 0.2,
