@@ -13,18 +13,24 @@ mask is made once before the first step and sliced, or none where nothing is pad
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from .checkpoints import first_line
 from .mixture import check_positive_int, describe, is_float_tensor, is_int_tensor
 
 if TYPE_CHECKING:
     from .models import LM
 
 Prompt: TypeAlias = str | Sequence[int] | Tensor  # a text, or its token ids
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of check_model; else HALF
+HALF = 0.1  # half precision: rounding stays below a twentieth on deep models
+_PADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # models checked already
 
 
 def prompt_embeds(lm: LM, prompts: str | Iterable[Prompt]) -> tuple[Tensor, Tensor]:
@@ -105,8 +111,9 @@ def prepare_inputs(
     """Check embeddings (B,T,D) and mask (B,T); move them to the model's device, dtype.
 
     A list of (T,D) is padded and makes its own mask. Raises ValueError when shapes do
-    not fit, the mask is not zeros then ones, or the longest prompt and `steps` new
-    positions, the last of which is never read, exceed the context.
+    not fit, the mask is not zeros then ones, the longest prompt and `steps` new
+    positions, the last of which is never read, exceed the context, or `check_model`
+    refuses the model.
     """
     require_lm(lm)
     if isinstance(embeds, (list, tuple)):
@@ -133,6 +140,7 @@ def prepare_inputs(
             f"a prompt of {longest} tokens and {steps} steps do not fit the context of "
             f"{lm.context}: shorten the prompt or take fewer steps"
         )
+    check_model(lm.model)
     embeds = embeds.detach().to(lm.device, lm.dtype)
     return embeds, None if mask is None else mask.to(lm.device)
 
@@ -170,21 +178,79 @@ def split_batches(
 
 
 def supports_left_padding(model: Any) -> bool:
-    """Tell whether left padding is safe: positions can be given, attention is full."""
-    config = model.config
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    """Tell whether left padding is safe: by `check_model`, and full attention.
+
+    Windows, and positions that stretch with the longest row, a short check cannot see.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or getattr(
+        config, "attention_layers", ["full_attention"]
+    )
     return (
-        set(kinds) == {"full_attention"}
+        {*kinds} <= {"full_attention", "global"}
         and getattr(config, "sliding_window", None) is None
+        and not re.search(
+            "longrope|dynamic", str(getattr(config, "rope_parameters", ""))
+        )
         and config._attn_implementation in ("sdpa", "eager")
         and "position_ids" in inspect.signature(model.forward).parameters
+        and check_model(model)
     )
+
+
+@torch.no_grad()
+def check_model(model: Any) -> bool:
+    """Run a model on six mixed vectors, once; tell whether a row may be left-padded.
+
+    Raises ValueError where the loop would be silently wrong: no mixtures taken, no
+    cache returned, the input changed in place, or a cached continuation that differs
+    from a full recompute (bidirectional attention, say).
+    """
+    if model in _PADS:
+        return _PADS[model]
+    name, table = type(model).__name__, model.get_input_embeddings()
+    rows = table.weight.shape[0]
+    try:
+        ids = torch.arange(1, 13, device=table.weight.device) * rows // 13
+        x = table(ids.view(2, 6)).mean(0)
+        given, shorter = x.clone(), x[:4].clone()
+        whole = model(inputs_embeds=given[None], use_cache=False).logits[0]
+        alone = _continued(model, given[None], None)[0]
+    except Exception as error:  # a model's own code: no common class
+        raise ValueError(f"{name} cannot run the loop: {first_line(error)}") from None
+    if not torch.equal(given, x):
+        raise ValueError(f"{name} cannot run the loop: it changes its input in place")
+    if (gap := _relative_gap(alone, whole[4:])) > TOLERANCE.get(x.dtype, HALF):
+        raise ValueError(
+            f"{name} cannot run the loop: its logits from a cache differ from those of "
+            f"a full recompute by {gap:.2g} of their spread (does it look ahead?)"
+        )
+    try:
+        padded = _continued(model, *left_pad([x, shorter]))
+        gap = _relative_gap(padded, torch.stack([whole[4:], whole[2:4]]))
+        _PADS[model] = gap <= TOLERANCE.get(x.dtype, HALF)
+    except Exception:  # such rows are read one at a time then
+        _PADS[model] = False
+    return _PADS[model]
+
+
+def _continued(model: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Compute logits (B,2,V) after the last but one and the last of x, by a cache."""
+    forward = CachedForward(model, x, None if mask is None else mask[:, :-1], 1)
+    return torch.stack([forward(x[:, :-1]), forward(x[:, -1:])], dim=1)
+
+
+def _relative_gap(a: Tensor, b: Tensor) -> float:
+    """Compute the root mean square of a - b over the spread of b (...,V)."""
+    b = b.float()
+    return float((a.float() - b).norm() / (b - b.mean(-1, keepdim=True)).norm())
 
 
 class CachedForward:
     """One batch and its growing cache: new embeddings (B,T,D) in, logits (B,V) out.
 
-    Positions and masks for `steps` later positions are made once; a call takes slices.
+    Masks, and positions beside them, are made once for `steps` later positions; a call
+    takes slices. Without a mask the model counts its own positions.
     hidden: keep the last layer's state (B,D) that the logits come from, as `hidden`.
     """
 
@@ -205,10 +271,6 @@ class CachedForward:
         self.options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         if hidden:
             self.options["output_hidden_states"] = True
-        if "position_ids" in accepted:
-            total = embeds.shape[1] + steps
-            positions = torch.arange(total, device=embeds.device)
-            self.positions = positions.expand(embeds.shape[0], -1)
         if mask is not None:
             keys = torch.nn.functional.pad(mask.bool(), (0, steps), value=True)
             self.positions = (keys.long().cumsum(1) - 1).clamp_min(0)
@@ -224,8 +286,7 @@ class CachedForward:
         """Read the next positions x (B,T,D) -> logits after the last of them (B,V)."""
         start, self.length = self.length, self.length + x.shape[1]
         if start and self.cache is None:
-            name = type(self.model).__name__
-            raise ValueError(f"{name} returns no key-value cache: it takes one step")
+            raise ValueError("no key-value cache came back from the model")
         inputs: dict[str, Any] = dict(self.options)
         if self.positions is not None:
             inputs["position_ids"] = self.positions[:, start : self.length]

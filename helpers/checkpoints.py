@@ -24,6 +24,8 @@ if not (MINI / "mini-gpt2").is_dir():
 EMBEDDED = {name: MINI / name for name in ("mini-gpt2", "mini-qwen2")}
 OFFLINE = 'the set "mini" (mini-gpt2, mini-qwen2) works offline'
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # taken from a hub
+# dtypes that need no scale; whole numbers and masks are buffers, such as GPT-2's bias
+NUMBERS = ("F64", "F32", "F16", "BF16", "I64", "BOOL", "U8")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.spm")
 
 
@@ -33,11 +35,12 @@ def find_checkpoint(name: str, revision: str | None = None) -> tuple[Path, str |
     A hub id is fetched if it is not cached. Raises FileNotFoundError for a name that
     is no model, OSError when the hub cannot be reached.
     """
-    if name in EMBEDDED:  # where it lies, whatever the working directory holds
-        return _model_folder(EMBEDDED[name], name), revision
     path = None if name in PINNED else _existing_folder(name)
+    path = EMBEDDED.get(name, path)  # wherever we are, whatever lies there
+    if path and revision:
+        raise ValueError(f"{name!r} is a folder: revision={revision!r} is for a hub id")
     if path:
-        return _model_folder(path, name), revision
+        return _model_folder(path, name), None
     hub, pinned = PINNED.get(name, (name.rstrip("/"), None))
     if hub.count("/") != 1 or hub.startswith((".", "/", "~")) or hub.endswith(".py"):
         known = ", ".join([*EMBEDDED, "gpt2", "qwen2.5-1.5b-instruct"])
@@ -113,8 +116,12 @@ def verify_checkpoint(folder: Path) -> None:
     """Refuse a folder that is not whole, or whose files do not match its SHA256.
 
     Looked at: its configuration, its tokenizer, the parts that an index of the weights
-    names, and the file SHA256 (`sha256sum` format), if there is one.
+    names, the weights' headers, and the file SHA256 (`sha256sum` format), if there is
+    one.
     """
+    for file in folder.iterdir():
+        if not (file.is_file() or file.is_dir()):  # a pipe would be waited for
+            raise ValueError(f"{file.name} of {folder.name} is no ordinary file")
     model_type = _read_entry(folder / "config.json", "model_type", str)
     if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
         raise FileNotFoundError(
@@ -135,6 +142,20 @@ def verify_checkpoint(folder: Path) -> None:
                 f"{folder.name} lacks {missing[0]} ({len(missing)} of {len(parts)} "
                 "parts of its weights): fetch it again"
             )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = _stored_tensors(folder)
+    packed = [k for k, (dtype, _) in stored.items() if dtype not in NUMBERS]
+    if packed and not config.get("quantization_config"):
+        raise ValueError(
+            f"{packed[0]} of {folder.name} is {stored[packed[0]][0]}, and config.json "
+            "does not say how it is quantised: take float weights"
+        )
+    layers = config.get("num_hidden_layers", config.get("n_layer", 0))
+    if isinstance(layers, int) and layers > len(stored) > 0:
+        raise ValueError(
+            f"config.json of {folder.name} asks for {layers} layers, and the weights "
+            f"hold {len(stored)} tensors: they do not belong together"
+        )
     sums = folder / "SHA256"
     for line in sums.read_text().splitlines() if sums.is_file() else ():
         expected, _, name = line.strip().partition(" ")
@@ -168,20 +189,35 @@ def _read_entry(file: Path, key: str, kind: type) -> Any:
 
 def count_parameters(folder: Path) -> int:
     """Count the parameters stored in a folder, from the safetensors headers alone."""
+    return sum(math.prod(shape) for _, shape in _stored_tensors(folder).values())
+
+
+def _stored_tensors(folder: Path) -> dict[str, tuple[str, list[int]]]:
+    """Read the headers of the weights -> each tensor's name, dtype and shape.
+
+    A second copy under another name (consolidated.safetensors) adds nothing.
+    """
     from safetensors import SafetensorError, safe_open
 
-    total = 0
-    for file in folder.glob("*.safetensors"):
+    stored = {}
+    named = sorted(folder.glob("model*.safetensors"))
+    for file in named or folder.glob("*.safetensors"):
         try:
             with safe_open(file, framework="np") as weights:
-                shapes = [weights.get_slice(k).get_shape() for k in weights.keys()]
+                for key in weights.keys():
+                    tensor = weights.get_slice(key)
+                    stored[key] = tensor.get_dtype(), tensor.get_shape()
         except (SafetensorError, OSError, ValueError):
             raise ValueError(
                 f"{file.name} in {folder.name} is not a safetensors file, or not whole "
                 "(an unfinished download or a Git LFS pointer?): fetch it again"
             ) from None
-        total += sum(map(math.prod, shapes))
-    return total
+    return stored
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def free_memory() -> int:

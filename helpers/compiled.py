@@ -40,7 +40,7 @@ def compile_step(
 
     forward: has read the prompt; its keys and values are copied to a static cache of at
     least `total` positions (64, 128, 256, ...). Graphs are kept in `lm` by batch, size,
-    padding and `key`, which names all that `choose` depends on.
+    padding, hooks and `key`, which names all that `choose` depends on.
     """
     from transformers import StaticCache
 
@@ -48,7 +48,8 @@ def compile_step(
     batch, size = layers[0].keys.shape[0], 64
     while size < total:
         size *= 2
-    key = ("compiled", batch, size, mask is None, model.training, key)
+    hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in model.modules()]
+    key = ("compiled", batch, size, mask is None, model.training, str(hooks), key)
     if key not in lm._cache:
         graph = _compile(lm, choose, batch, size)
         lm._cache[key] = graph, StaticCache(config=model.config, max_cache_len=size)

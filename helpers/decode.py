@@ -42,6 +42,7 @@ from .mixture import (
     norm_bounds,
     resolve_config,
     sharpened,
+    unfit_weights,
 )
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ def run_loop(
             x = outputs[-1][3][:, None]
             if bar is not None:
                 bar.update()
-            if t % CHECK_EVERY == 0 or t == steps:
+            if t == 1 or t % CHECK_EVERY == 0 or t == steps:
                 lengths, all_stopped = _stopped_lengths(outputs, stop, first_row)
                 if all_stopped:
                     break
@@ -302,8 +303,8 @@ def _stopped_lengths(
 ) -> tuple[Tensor, bool]:
     """Find the lengths so far and whether all rows have stopped.
 
-    The one place that waits for the device. Raises ValueError for NaN in a row that
-    has not stopped.
+    The one place that waits for the device. Raises ValueError for NaN, or weights that
+    are none, in a row that has not stopped.
     """
     ids = torch.stack([step[1][:, 0] for step in outputs], dim=1)
     entropy = torch.stack([step[2] for step in outputs], dim=1)
@@ -317,6 +318,15 @@ def _stopped_lengths(
         raise ValueError(
             f"step {step + 1} of prompt {first_row + row + 1}: logits hold NaN, +inf "
             "or only -inf; check the model's weights, dtype and inputs"
+        )
+    new = zip(*outputs[-CHECK_EVERY:])  # those before were looked at
+    probs, indices, _, vectors, _ = (torch.stack(column, dim=1) for column in new)
+    unfit = unfit_weights(probs, indices) | ~vectors.isfinite().all(-1)
+    for row, step in (unfit & counts[:, -unfit.shape[1] :]).nonzero().tolist():
+        step += len(outputs) - unfit.shape[1]
+        raise ValueError(
+            f"step {step + 1} of prompt {first_row + row + 1}: the weight rule gives "
+            "no weights >= 0 that sum to 1, or the vector they mix is not finite"
         )
     return lengths, bool(ended.all())
 
@@ -339,7 +349,4 @@ def stopping_criterion(config: MixtureConfig, eos_ids: Iterable[int]) -> StopFn:
 
 def _norm_bounds(lm: LM, norm: str) -> Bounds:
     """Compute norm bounds of lm.embed, again only when its values have changed."""
-    key = ("bounds", norm, lm.embed.data_ptr(), lm.embed._version)
-    if key not in lm._cache:
-        lm._cache[key] = norm_bounds(lm.embed, norm, lm.used)
-    return lm._cache[key]
+    return lm.remember(("bounds", norm), lambda: norm_bounds(lm.embed, norm, lm.used))

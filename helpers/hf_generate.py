@@ -8,6 +8,7 @@ inputs, logits processors and stopping criteria that it has prepared.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .step_modes import Feedback, Switch
 
 UNSUPPORTED = (  # settings of generate() that would be ignored
+    "do_sample",
     "output_scores",
     "output_logits",
     "output_attentions",
@@ -59,8 +61,10 @@ def concept_decoding(
     ) -> Any:
         if max(generation_config.num_beams, generation_config.num_return_sequences) > 1:
             raise ValueError("concept_decoding takes one beam, one sequence a prompt")
+        # generate() keeps assistants and streamers from a function given to it
+        caller = inspect.currentframe().f_back.f_locals  # type: ignore[union-attr]
         for name in UNSUPPORTED:
-            if getattr(generation_config, name, None) or inputs.get(name) is not None:
+            if getattr(generation_config, name, None) or caller.get(name) is not None:
                 raise ValueError(f"concept_decoding does not support {name}")
         cache = inputs.get("past_key_values")
         if cache is not None and cache.get_seq_length() > 0:

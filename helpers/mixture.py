@@ -121,7 +121,26 @@ def _mixture_weights(
 ) -> Weights:
     """Compute `mixture_weights` without its checks, as the decoding loop does."""
     entropy = logits_entropy(logits, config.entropy_temperature)
-    return Weights(*rule(logits, config), entropy)
+    probs, indices = rule(logits, config)
+    if (
+        not is_float_tensor(probs, meta=True)
+        or not is_int_tensor(indices)
+        or not (
+            probs.shape == indices.shape == (len(logits), *indices.shape[-1:])
+            and indices.shape[-1]
+        )
+    ):
+        raise ValueError(
+            f"the weight rule must give float probs and whole indices ({len(logits)},K)"
+            f", not {describe(probs)} and {describe(indices)}"
+        )
+    return Weights(probs, indices.long(), entropy)
+
+
+def unfit_weights(probs: Tensor, indices: Tensor) -> Tensor:
+    """Tell where weights (...,K) are no distribution, or indices are below 0: (...)."""
+    summed = (probs.sum(-1) - 1).abs() <= (1e-3 if probs.dtype.itemsize > 2 else 0.1)
+    return ~(summed & (probs >= 0).all(-1) & (indices >= 0).all(-1))
 
 
 def mixture_weights(
@@ -146,6 +165,12 @@ def mixture_weights(
         )
     rows = logits if logits.ndim == 2 else logits[None]
     weights = _mixture_weights(rows, config, weight_rule)
+    beyond = (weights.indices >= rows.shape[-1]).any(-1)
+    if bool((beyond | unfit_weights(*weights[:2])).any()):
+        raise ValueError(
+            "the weight rule must give probs >= 0 that sum to 1, and indices from 0 to "
+            f"{rows.shape[-1] - 1}"
+        )
     return weights if logits.ndim == 2 else Weights(*(x[0] for x in weights))
 
 
@@ -157,10 +182,11 @@ def mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
     row.
     """
     floats = is_float_tensor(probs) and is_float_tensor(embed) and embed.ndim == 2
-    if not (floats and is_int_tensor(indices) and probs.shape == indices.shape != ()):
+    whole = floats and is_int_tensor(indices) and probs.shape == indices.shape != ()
+    if not (whole and indices.shape[-1]):
         raise ValueError(
-            "mix needs float probs and whole indices of one shape (...,K) and float "
-            f"embed (V,D), not {describe(probs)}, {describe(indices)}, "
+            "mix needs float probs and whole indices of one shape (...,K), K above 0, "
+            f"and float embed (V,D), not {describe(probs)}, {describe(indices)}, "
             f"{describe(embed)}"
         )
     indices, last = indices.long(), embed.shape[0] - 1
@@ -180,7 +206,7 @@ def _mix(probs: Tensor, indices: Tensor, embed: Tensor) -> Tensor:
         kept = probs.shape[-1]
         bags, weights = indices.reshape(-1, kept), probs.reshape(-1, kept)
         mixed = embedding_bag(bags, embed, per_sample_weights=weights, mode="sum")
-        return mixed.view(*probs.shape[:-1], -1)
+        return mixed.view(*probs.shape[:-1], embed.shape[1])
     rows = at_least_float32(embed[indices])
     return (probs.to(rows.dtype)[..., None, :] @ rows).squeeze(-2).to(embed.dtype)
 
@@ -191,15 +217,21 @@ def norm_bounds(embed: Tensor, norm: str, used: int | None = None) -> Bounds:
     "all": every row of embed (V,D). "used": the first `used` rows, those the tokenizer
     can name (models pad their vocabulary). "central": 1st and 99th percentile of all.
     "original": 0 and 1.5 times the mean of all, as the original code has it.
-    "restore": each row's own (V,), twice, for `apply_norm`.
+    "restore": each row's own (V,), twice, for `apply_norm`. ValueError names a row that
+    is not finite.
     """
     if norm in ("none", "over_l2"):
         return None
     norms = at_least_float32(embed).norm(dim=-1)
-    if norm == "restore":
-        return norms, norms
     if norm == "used":
         norms = norms[:used]
+    if not norms.is_meta and not bool(norms.isfinite().all()):
+        row = int((~norms.isfinite()).nonzero()[0])
+        raise ValueError(
+            f"row {row} of the embeddings is not finite: no norm to clip to"
+        )
+    if norm == "restore":
+        return norms, norms
     if norm == "original":
         return norms.new_zeros(()), 1.5 * norms.mean()
     if norm == "central":
@@ -261,9 +293,17 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype.itemsize > 2 else x.float()
 
 
-def is_float_tensor(x: object) -> TypeGuard[Tensor]:
-    """Tell whether x is a tensor of floating-point numbers."""
-    return hasattr(x, "is_floating_point") and bool(x.is_floating_point())
+def is_float_tensor(x: object, meta: bool = False) -> TypeGuard[Tensor]:
+    """Tell whether x is a dense tensor of floats of at least 16 bits, with data.
+
+    meta: the data may be absent.
+    """
+    import torch
+
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return False
+    dense = x.layout == torch.strided and x.dtype.itemsize > 1
+    return dense and (meta or not x.is_meta)
 
 
 def is_int_tensor(x: object) -> TypeGuard[Tensor]:

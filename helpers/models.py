@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .checkpoints import (
     check_memory,
     count_parameters,
     find_checkpoint,
+    first_line,
     free_memory,
     verify_checkpoint,
 )
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 DEVICES = r"auto|cpu|mps|cuda(:\d+)?"  # a pattern of what `load` takes
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes a number
 LOCAL = {"local_files_only": True, "trust_remote_code": False}  # for from_pretrained
+# put before a chat template that asks for the date: the same prompt on any day
+TODAY = (
+    "{% macro strftime_now(form) %}{{ form.replace('%d', '01').replace('%m', '01')"
+    ".replace('%b', 'Jan').replace('%B', 'January').replace('%Y', '2026') }}"
+    "{% endmacro %}"
+)
 MPS_TOLERANCE = 0.05  # of a logit: float32 rounding is far below, a wrong kernel above
 
 
@@ -64,22 +71,27 @@ class LM:
     @property
     def embed(self) -> Tensor:
         """The (V,D) input embedding matrix, as `get_input_embeddings()` applies it."""
-        plain = type(self.model.get_input_embeddings()).__name__ == "Embedding"
-        return self._weight.detach() if plain else self._scaled
+        table = self.model.get_input_embeddings()
+        if type(table).__name__ == "Embedding":
+            return table.weight.detach()
+        # Gemma and others multiply the rows by a factor
+        return self.remember("embed", lambda: _all_rows(table))
 
-    @cached_property
-    def _scaled(self) -> Any:  # Gemma and others multiply the rows by a factor
-        import torch
-
-        ids = torch.arange(self._weight.shape[0], device=self.device)
-        with torch.no_grad():
-            return self.model.get_input_embeddings()(ids)
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return make(), made again only when the embedding matrix has changed."""
+        weight = self._weight
+        kept = self._cache.get(key)
+        if kept is None or kept[0] is not weight or kept[1] != weight._version:
+            kept = self._cache[key] = weight, weight._version, make()
+        return kept[2]
 
     @property
     def context(self) -> int:
         """Most positions the model can hold; sys.maxsize where it names no limit."""
         config = self.model.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", None) or sys.maxsize)
+        names = ("max_position_embeddings", "max_seq_len")
+        limits = [getattr(config, name, None) for name in names]
+        return next((int(n) for n in limits if n and n > 0), sys.maxsize)
 
     @property
     def used(self) -> int:
@@ -95,6 +107,13 @@ class LM:
             if ids is not None:
                 return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)
         return ()
+
+
+def _all_rows(table: Any) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return table(torch.arange(len(table.weight), device=table.weight.device))
 
 
 def load(
@@ -133,16 +152,18 @@ def load(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
-    except (OSError, ValueError, KeyError) as error:
-        message = f"{name!r}: no tokenizer: {_first_line(error)}"
+    except Exception as error:  # whatever its files make the library raise
+        message = f"{name!r}: no tokenizer: {first_line(error)}"
         raise FileNotFoundError(message) from None
-    return LM(model, tokenizer, str(name), revision or "")
+    lm = LM(model, tokenizer, str(name), revision or "")
+    check_embeddings(lm)
+    return lm
 
 
 def _read_model(folder: Path, name: str, dtype: str, device_map: Any) -> Any:
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
@@ -150,20 +171,52 @@ def _read_model(folder: Path, name: str, dtype: str, device_map: Any) -> Any:
     how = {"dtype": getattr(torch, dtype), "device_map": device_map, **LOCAL}
     how |= {"use_safetensors": True, "output_loading_info": True}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(folder, **how)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"cannot load {name!r}: {_first_line(error)}") from None
-    if report["missing_keys"]:  # transformers would go on with random numbers
-        missing = sorted(report["missing_keys"])
-        raise ValueError(
-            f"cannot load {name!r}: its weights lack {missing[0]} and "
-            f"{len(missing) - 1} more that its config.json asks for"
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
+        attention = str(config._attn_implementation)
+        method = (getattr(config, "quantization_config", None) or {}).get(
+            "quant_method"
         )
+        if "/" in attention:
+            raise ValueError(f"its attention {attention!r} is code from a hub")
+        if method and method not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+            raise ValueError(f"its quantization {method!r} is none transformers knows")
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, ignore_mismatched_sizes=True, **how
+        )
+    except Exception as error:  # whatever its files make the library raise
+        raise ValueError(f"cannot load {name!r}: {first_line(error)}") from None
+    shapes = [
+        f"{k} {(*found,)} for {(*due,)}" for k, found, due in report["mismatched_keys"]
+    ]
+    for wrong, names in (
+        ("lack", report["missing_keys"]),  # transformers would fill them at random
+        ("have the wrong shape:", shapes),
+        ("hold what the model does not take:", report["unexpected_keys"]),
+    ):
+        if names:
+            raise ValueError(
+                f"cannot load {name!r}: its weights {wrong} {min(names)} and "
+                f"{len(names) - 1} more; do config.json and weights belong together?"
+            )
     return model.eval().requires_grad_(False)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def check_embeddings(lm: LM) -> None:
+    """Raise ValueError unless `check_model` passes and ids give what lm.embed does."""
+    import torch
+
+    from .batching import check_model
+
+    check_model(lm.model)
+    ids = torch.arange(1, 7, device=lm.device)[None] * len(lm.embed) // 7
+    with torch.no_grad():
+        by_id = lm.model(input_ids=ids, use_cache=False).logits
+        by_row = lm.model(inputs_embeds=lm.embed[ids], use_cache=False).logits
+    if (by_id - by_row).abs().max() > 1e-3 * by_id.std():
+        raise ValueError(
+            f"{type(lm.model).__name__} reads more from token ids than the rows of its "
+            "input embeddings, which a mixture cannot give"
+        )
 
 
 def chat_prompt(lm: LM, content: str) -> str:
@@ -179,7 +232,10 @@ def chat_prompt(lm: LM, content: str) -> str:
         )
     if not isinstance(content, str) or not content:
         raise ValueError(f"a chat turn must be a text, not {ascii(content)[:60]}")
-    turn, how = [{"role": "user", "content": content}], {"add_generation_prompt": True}
+    turn = [{"role": "user", "content": content}]
+    how: dict[str, Any] = {"add_generation_prompt": True}
+    if "strftime_now" in (template := str(lm.tokenizer.get_chat_template())):
+        how["chat_template"] = TODAY + template
     return lm.tokenizer.apply_chat_template(turn, tokenize=False, **how)
 
 

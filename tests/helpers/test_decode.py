@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from experiments import floors
 from helpers import (
     MixtureConfig,
+    batching,
     concept_decoding,
     continue_from,
     decode,
@@ -554,6 +555,15 @@ def test_plug_in_takes_generate_s_own_settings(tiny):
         assert torch.equal(found, expected)
 
 
+class Streamer:
+    """Takes tokens as they are made."""
+
+    def put(self, value):
+        pass
+
+    end = put
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -561,16 +571,21 @@ def test_plug_in_takes_generate_s_own_settings(tiny):
         {"num_return_sequences": 2},
         {"output_scores": True},
         {"output_hidden_states": True},
+        {"do_sample": True},
+        {"prompt_lookup_num_tokens": 3},
+        {"streamer": Streamer()},
+        {"assistant_model": tiny_model("qwen2")},
     ],
+    ids=lambda given: next(iter(given)),
 )
 def test_plug_in_refuses_what_it_cannot_do(tiny, given):
+    given = {"do_sample": "num_return_sequences" in given} | given
     with pytest.raises(ValueError, match="^concept_decoding[^\n]*$"):
         tiny.model.generate(
             torch.tensor(IDS[:1]),
             custom_generate=concept_decoding(),
             max_new_tokens=4,
             pad_token_id=0,
-            do_sample=True,
             **given,
         )
 
@@ -619,15 +634,6 @@ def test_bad_input_is_refused_before_the_first_step(tiny, given, says, monkeypat
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_model_without_a_cache_takes_one_step():
-    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
-
-    config = OpenAIGPTConfig(vocab_size=99, n_embd=32, n_layer=1, n_head=2)
-    lm = LM(OpenAIGPTLMHeadModel(config).eval())
-    with pytest.raises(ValueError, match="OpenAIGPTLMHeadModel returns no key-value"):
-        generate_concepts(lm, IDS[:1], steps=2)
-
-
 def test_a_model_that_states_no_context_length_runs():
     model = tiny_model("bloom", n_head=4, n_layer=1)
     del model.config.max_position_embeddings
@@ -641,6 +647,7 @@ def test_a_context_filled_to_the_last_position_runs(tiny):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_logits_that_break_are_reported_with_their_step(tiny, value):
     model = tiny_model("qwen2")
+    batching.check_model(model)  # its own calls are over
 
     def spoil(_, __, out, calls=[]):  # noqa: B006
         calls.append(1)

@@ -1,12 +1,15 @@
-"""models.py and locate.py: what loads, and what is refused with one clear line."""
+"""models.py and checkpoints.py: what loads, and what is refused with one clear line."""
 
 import hashlib
 import json
+import os
 import pickle
+import re
 import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from helpers import chat_prompt, checkpoints, load, models, prompt_embeds
 from helpers.models import LM
@@ -152,6 +155,91 @@ def test_cut_and_incomplete_weights_are_refused(folder):
     (folder / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
     kind, message = refusal(str(folder), device="cpu")
     assert kind is ValueError and "h.2" in message  # never filled with random numbers
+
+
+def rewrite(folder, weights=None, **config):
+    """Change a folder's configuration, and its weights by what `weights` does."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    if weights:
+        stored = load_file(folder / "model.safetensors")
+        weights(stored)
+        save_file(stored, folder / "model.safetensors", {"format": "pt"})
+
+
+def as_float8(stored):
+    name = next(k for k in stored if k.endswith("c_attn.weight"))
+    stored[name] = stored[name].to(torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize(
+    "weights, config, says",
+    [
+        (None, {"n_layer": 1}, "does not take: transformer.h.1.attn.c_attn.weight and"),
+        (
+            lambda w: w.update(extra=torch.ones(1)),
+            {},
+            "does not take: extra and 0 more",
+        ),
+        (None, {"n_inner": 48}, r"wrong shape: transformer.h.0.mlp.c_fc.bias \(128,\)"),
+        (as_float8, {}, "h.0.attn.c_attn.weight of m is F8_E4M3, and config.json"),
+        (None, {"quantization_config": {"quant_method": "fp0"}}, "quantization 'fp0'"),
+        (None, {"n_layer": 10**9}, "asks for 1000000000 layers"),
+        (None, {"_attn_implementation": "a/kernel"}, "'a/kernel' is code from a hub"),
+        (None, {"attn_implementation": "a/kernel"}, "'a/kernel' is code from a hub"),
+        (None, {"eos_token_id": "2"}, "eos_token_id"),
+        (None, {"n_head": "two"}, "n_head"),
+    ],
+)
+def test_a_file_that_does_not_fit_its_configuration_is_refused(
+    folder, weights, config, says
+):
+    rewrite(folder, weights, **config)
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is ValueError and re.search(says, message), message
+
+
+def test_buffers_that_gpt2_s_own_files_hold_are_no_surprise(folder):
+    mask = torch.ones(1, 1, 64, 64).tril()
+    rewrite(folder, lambda w: w.update({"transformer.h.0.attn.bias": mask}))
+    load(str(folder), device="cpu")
+    rewrite(folder, lambda w: w.update({"transformer.h.0.attn.bias": mask.bool()}))
+    load(str(folder), device="cpu")
+
+
+def test_a_second_copy_of_the_weights_counts_once(folder):
+    once = checkpoints.count_parameters(folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "consolidated.safetensors").write_bytes(whole)
+    assert checkpoints.count_parameters(folder) == once
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_pipe_is_not_waited_for(folder, name):
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    kind, message = refusal(str(folder), device="cpu")
+    assert kind is ValueError and f"{name} of m is no ordinary file" in message
+
+
+def test_a_revision_is_a_hub_s(folder):
+    for name in (str(folder), "mini-gpt2"):
+        kind, message = refusal(name, revision="main")
+        assert kind is ValueError and "revision='main' is for a hub id" in message
+
+
+def test_a_device_map_for_a_device_that_is_not_there(folder):
+    if not torch.cuda.is_available():
+        assert refusal(str(folder), device_map="cuda")[0] is ValueError
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, '{"a":' * 10**5, "[]", "{}", "9" * 10**4]
+)
+def test_json_of_any_shape_is_refused_in_a_line(folder, name, text):
+    (folder / name).write_text(text)
+    refusal(str(folder), device="cpu")
 
 
 @pytest.mark.parametrize(
