@@ -1,4 +1,4 @@
-"""What follows a vector is the same whether or not its context was read for it alone."""
+"""What follows a vector does not depend on who else shares its context."""
 
 import pytest
 import torch
