@@ -9,7 +9,7 @@ display_verdict    verdict and finding of claims, in a notebook
 display_table      the verdicts of a whole notebook, its last output
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -54,16 +54,16 @@ def gather(
     set_name: str,
     run_dir: str = "",
     failed: Mapping[str, str] | None = None,
-    kept_alone: bool = False,
+    folders: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Judge every claim from all rows at hand: this run's, else figures/<set>/'s.
 
-    failed: notebook -> why it could not be run, which its claims then say. kept_alone:
-    by the rows in figures/<set>/ only.
+    failed: notebook -> why it could not be run, which its claims then say. folders: by
+    the rows in these only.
     """
     rows, why = [], dict(failed or {})
-    folders = [files.run_dir(set_name, run_dir), files.figures_dir(set_name)]
-    folders = folders[1:] if kept_alone else folders
+    own = files.run_dir(set_name, run_dir), files.figures_dir(set_name)
+    folders = folders or own
     for notebook in dict.fromkeys(row["notebook"] for row in claims().values()):
         if not notebook or notebook in why:
             continue
@@ -122,13 +122,15 @@ def to_text(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
 
 
-def check_kept(set_name: str) -> pd.DataFrame:
+def check_kept(set_name: str, folder: Path | None = None) -> pd.DataFrame:
     """Judge a set from the rows kept with its figures -> the frame of verdicts.csv.
 
-    ValueError where verdicts.csv differs from it in any cell: it names the first.
+    folder: where they are, by default figures/<set>/. ValueError where verdicts.csv
+    differs from it in any cell: it names the first.
     """
-    frame = gather(set_name, kept_alone=True)
-    path = files.figures_dir(set_name) / "verdicts.csv"
+    folder = folder or files.figures_dir(set_name)
+    frame = gather(set_name, folders=[folder])
+    path = folder / "verdicts.csv"
     name, columns = f"figures/{set_name}/{path.name}", [*frame.columns]
     kept = files.read_table(path, name, columns)
     now = files.read_table(to_text(frame).encode(), name, columns)

@@ -289,7 +289,7 @@ def keep_costs() -> None:
     Notebook -> seconds, cpu_seconds, peak_mb; "all": of the whole run, or where it was
     made in pieces, one notebook after the other, their sum and the highest peak.
     """
-    for name, folder in files.set_folders().items():
+    for name in files.set_folders():
         runs, about = files.run_dir(name), {}
         for path in sorted(runs.glob("*.done.json")):
             done = json.loads(path.read_text(encoding="utf-8"))
@@ -307,7 +307,7 @@ def keep_costs() -> None:
         if (runs / "cost.json").exists():
             whole |= json.loads((runs / "cost.json").read_text(encoding="utf-8"))
         text = json.dumps({"all": whole} | about, indent=1) + "\n"
-        files.write_whole(folder / "cost.json", text)
+        files.write_whole(files.figures_dir(name) / "cost.json", text)
 
 
 def bench(up: str = "") -> str:

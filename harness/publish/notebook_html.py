@@ -1,6 +1,7 @@
 """Turn a notebook into a page: nbconvert's HTML, made safe and readable anywhere.
 
 read_picture    what is known of a figure: alt text, claims, size
+light_copy      an executed notebook without the pixels of its figures
 read_book       an executed notebook, and which cell shows which figure and claim
 render_cells    its cells as HTML: sanitised, figures linked, wide things in a box
 """
@@ -31,7 +32,7 @@ PANEL = "<p><em>Here is a panel that needs a running kernel: make lab.</em></p>"
 @dataclass(frozen=True)
 class Picture:
     """A kept figure. width and height in pixels of its PNG; numbers: its csv's rows,
-    the heads first, where they are few enough to be read."""
+    the heads first, where they are few enough to be read; folder: of the site."""
 
     name: str
     alt: str
@@ -40,6 +41,11 @@ class Picture:
     height: int
     digest: str
     numbers: tuple[list[str], ...] = ()
+    folder: str = "figures"
+
+    @property
+    def file(self) -> str:
+        return f"{self.folder}/{self.name}"
 
 
 @dataclass
@@ -48,7 +54,7 @@ class Book:
 
     figures: name -> its anchor in the page. claims: id -> the cell where its section
     begins, else the first that shows its verdict. recorded: the cell that wrote the
-    measured rows, or 0.
+    measured rows, or 0. prefix: of its page, where it is of another set than the site.
     """
 
     name: str
@@ -58,13 +64,14 @@ class Book:
     figures: dict[str, str] = field(default_factory=dict)
     claims: dict[str, int] = field(default_factory=dict)
     recorded: int = 0
+    prefix: str = ""
 
     @property
     def page(self) -> str:
-        return f"{self.name}.html"
+        return f"{self.prefix}{self.name}.html"
 
 
-def read_picture(png: Path) -> Picture:
+def read_picture(png: Path, folder: str = "figures") -> Picture:
     """Read what is known of the figure in `png`; ValueError if it is not whole."""
     try:
         about = json.loads(png.with_suffix(".alt.json").read_text(encoding="utf-8"))
@@ -74,7 +81,8 @@ def read_picture(png: Path) -> Picture:
         if not isinstance(about["alt"], str):
             raise ValueError
         kept = about["alt"], tuple(map(str, about["claims"])), *size, files.digest(png)
-        return Picture(png.stem, *kept, rows if len(rows) <= MOST_ROWS else ())
+        numbers = rows if len(rows) <= MOST_ROWS else ()
+        return Picture(png.stem, *kept, numbers, folder)
     except (OSError, ValueError, KeyError, TypeError, struct.error, csv.Error):
         raise ValueError(
             f"{png.name} or its .alt.json is not whole: run make reproduce again"
@@ -82,14 +90,19 @@ def read_picture(png: Path) -> Picture:
 
 
 def read_book(
-    path: Path, origin: str, pictures: Iterable[Picture], claim_ids: Collection[str]
+    path: Path,
+    origin: str,
+    pictures: Iterable[Picture],
+    claim_ids: Collection[str],
+    prefix: str = "",
 ) -> Book:
     """Read an executed notebook, and find its figures and claims among its cells.
 
     Figures and verdicts are found by what their outputs' metadata says. origin: the
-    folder to name as the notebook's.
+    folder to name as the notebook's. prefix: of its page.
     """
-    book = Book(path.stem, origin, nbformat.read(path, as_version=4), title=path.stem)
+    node = nbformat.read(path, as_version=4)
+    book = Book(path.stem, origin, node, title=path.stem, prefix=prefix)
     by_name, headed, shown = {p.name: p for p in pictures}, {}, {}
     for number, cell in enumerate(book.node.cells, 1):
         cell.id = str(number)
@@ -108,6 +121,7 @@ def read_book(
                 shown.setdefault(claim, number)
             book.recorded = number if about.get("recorded") else book.recorded
             if about.get("figure") in by_name:
+                restore_picture(output, path.parent / f"{about['figure']}.png")
                 _link_figure(book, number, output, by_name[about["figure"]])
             if WIDGET in output.get("data", {}):
                 output.data = {"text/html": PANEL}
@@ -116,12 +130,28 @@ def read_book(
     return book
 
 
+def light_copy(notebook: bytes) -> bytes:
+    """A notebook's bytes without the pixels of its figures, which are kept as files."""
+    node = nbformat.reads(notebook.decode("utf-8"), as_version=4)
+    for cell in node.cells:
+        for output in cell.get("outputs", []):
+            if outputs.read_metadata(output).get("figure"):
+                output.data["image/png"] = ""
+    return (nbformat.writes(node) + "\n").encode("utf-8")
+
+
+def restore_picture(output, png: Path) -> None:
+    """Put the pixels back that light_copy has left out, from the file beside it."""
+    if output.get("data", {}).get("image/png") == "" and png.exists():
+        output.data["image/png"] = base64.b64encode(png.read_bytes()).decode()
+
+
 def _link_figure(book: Book, number: int, output, picture: Picture) -> None:
     """Point an output that is the kept figure, byte for byte, to the kept file."""
     data = output.get("data", {}).get("image/png")
     if data and files.digest(base64.b64decode(data)) == picture.digest:
         book.figures[picture.name] = picture.name  # a figure is its own anchor
-        output.metadata["filenames"] = {"image/png": f"figures/{picture.name}.png"}
+        output.metadata["filenames"] = {"image/png": f"{picture.file}.png"}
         output.metadata["image/png"] = {"alt": picture.alt}
     else:
         book.figures.setdefault(picture.name, f"cell-{number}")
@@ -147,7 +177,7 @@ def render_cells(
         title.string = book.title
         soup.insert(0, title)
     for link in soup.select("a[href]"):
-        _resolve(link, pages)
+        _resolve(link, pages, book.prefix)
     for image in soup.select("img"):
         _caption(soup, image, pictures)
     for count, wide in enumerate(soup.select("table"), 1):
@@ -160,10 +190,11 @@ def render_cells(
     return str(soup)
 
 
-def _resolve(link: Tag, pages: Collection[str]) -> None:
+def _resolve(link: Tag, pages: Collection[str], prefix: str) -> None:
     """Lead links between notebooks to their pages; turn dead ones into text."""
     target, _, part = link["href"].partition("#")
     page = target.rsplit("/", 1)[-1].replace(".ipynb", ".html")
+    page = prefix + page if prefix + page in pages else page
     if re.match(r"https?:|mailto:", target):
         link["rel"] = "noreferrer"
     elif page in pages:
@@ -191,12 +222,12 @@ def _table(wide: Tag) -> None:
 def _caption(soup: BeautifulSoup, image: Tag, pictures: dict[str, Picture]) -> None:
     """A figure in its box, with what it was drawn from; foreign addresses go."""
     source = image.get("src", "")
-    known = pictures.get(Path(source).stem)
+    known = pictures.get(Path(source).name.removesuffix(".png"))
     if not known:
         if not source.startswith("data:image/"):
             image.replace_with(f"[image: {image.get('alt', '')}]")
         return
-    image["src"] = f"figures/{known.name}.png"
+    image["src"] = f"{known.file}.png"
     image["width"], image["height"] = known.width, known.height
     image["style"] = f"--width: {known.width}px"
     figure = soup.new_tag("figure", id=known.name)
@@ -206,7 +237,7 @@ def _caption(soup: BeautifulSoup, image: Tag, pictures: dict[str, Picture]) -> N
     figure.append(caption)
     caption.append(f"Figure {known.name}: ")
     for kind, word in ((".csv", "its numbers"), (".svg", "as a drawing")):
-        link = soup.new_tag("a", href=f"figures/{known.name}{kind}")
+        link = soup.new_tag("a", href=f"{known.file}{kind}")
         link.string = f"{word} ({kind[1:]})"
         caption.extend([link, ", " if kind == ".csv" else ""])
     for claim in known.claims:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from harness import files
 from harness.publish.blocks import fill_blocks, keep_costs
+from harness.publish.notebook_html import light_copy
+from harness.publish.site import executed_notebooks
 
 if TYPE_CHECKING:
     from harness.run.notebook_process import NotebookProcess
@@ -36,10 +38,24 @@ def publish(
         executed = files.run_dir("mini") / job.path.name
         replace_file(job.path, strip_volatile(executed.read_bytes()))
     keep_costs()
+    keep_notebooks()
     for page, up in pages():
         text = fill_blocks(page.read_text(encoding="utf-8"), up)
         replace_file(page, text.encode("utf-8"))
     return 0
+
+
+def keep_notebooks() -> None:
+    """Keep other sets' executed notebooks with their figures, for the site.
+
+    Only those that this machine has run and whose figures are still theirs; stripped,
+    without the pixels of figures that are kept as files.
+    """
+    for set_name in files.set_folders():
+        for path, origin in executed_notebooks(set_name) if set_name != "mini" else ():
+            if origin.startswith("runs/"):
+                light = light_copy(strip_volatile(path.read_bytes()))
+                replace_file(files.figures_dir(set_name) / path.name, light)
 
 
 def pages() -> list[tuple[Path, str]]:
@@ -52,7 +68,7 @@ def replace_file(path: Path, content: bytes) -> None:
     """Write only what differs, and say so."""
     if not path.exists() or path.read_bytes() != content:
         files.write_whole(path, content)
-        print(f"published {path.relative_to(files.ROOT)}")
+        print(f"published {'/'.join(path.parts[-2:])}")
 
 
 def strip_volatile(notebook: bytes) -> bytes:

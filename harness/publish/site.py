@@ -3,8 +3,10 @@
     python -m harness.publish.site --set mini     site/, whole, or as it was before
 
 Made from the executed notebooks of a set (runs/<set>/, or for mini the committed ones
-where that run is absent or older than the figures) and from figures/<set>/. Plain HTML
-and one style sheet: no script, no request to anywhere, readable from file://.
+where that run is absent or older than the figures) and from figures/<set>/. Other
+sets that lie in figures/ stand beside it, claim by claim, with figures and pages of
+their own. Plain HTML and one style sheet: no script, no request to anywhere, readable
+from file://.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -54,33 +57,64 @@ def build(set_name: str = "mini", out: str | Path = files.ROOT / "site") -> Path
     out = Path(out).resolve()
     if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
         raise ValueError(f"{out.name}/ is not a site made by `make site`: move it away")
-    kept = files.figures_dir(set_name)
+    sets = [read_set(set_name)]
+    if not sets[0].books:
+        raise FileNotFoundError(
+            f"no executed notebook of {set_name}: run make reproduce SET={set_name}"
+        )
+    sets += [
+        read_set(name, f"{name}.")
+        for name, folder in files.set_folders().items()
+        if name != set_name and folder.parent == sets[0].kept.parent
+        if (folder / "verdicts.csv").exists()
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".site."))
+    try:
+        write_site(aside, sets)
+        aside.chmod(0o755)
+        _put_in_place(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return out / "index.html"
+
+
+@dataclass(frozen=True)
+class SetResults:
+    """What is kept of a model set. prefix: of its pages; "" for the site's own set."""
+
+    name: str
+    prefix: str
+    kept: Path
+    verdicts: list[dict]
+    judged: dict[str, judge.Judged]
+    pictures: dict[str, Picture]
+    books: list[Book]
+
+    def place(self, folder: str) -> str:
+        """A folder of the site: "data" or "figures", or the set's own inside it."""
+        return f"{folder}/{self.name}" if self.prefix else folder
+
+
+def read_set(set_name: str, prefix: str = "") -> SetResults:
+    """Read a set's verdicts, figures and executed notebooks; errors as of build."""
+    kept = files.set_folders().get(set_name, files.figures_dir(set_name))
     verdicts = read_table(kept / "verdicts.csv")
     if not verdicts:
         raise FileNotFoundError(
             f"figures/{set_name}/verdicts.csv is not there: run make reproduce "
             f"SET={set_name}"
         )
-    judged = judge_again(set_name)
-    pictures = {p.stem: read_picture(p) for p in sorted(kept.glob("[0-9]*.png"))}
+    judged = judge_again(set_name, kept)
+    folder = f"figures/{set_name}" if prefix else "figures"
+    pngs = sorted(kept.glob("[0-9]*.png"))
+    pictures = {path.stem: read_picture(path, folder) for path in pngs}
+    claim_ids = [row["id"] for row in verdicts]
     books = [
-        read_book(path, origin, pictures.values(), [row["id"] for row in verdicts])
+        read_book(path, origin, pictures.values(), claim_ids, prefix)
         for path, origin in executed_notebooks(set_name)
     ]
-    if not books:
-        raise FileNotFoundError(
-            f"no executed notebook of {set_name}: run make reproduce SET={set_name}"
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=".site."))
-    try:
-        entries = claim_entries(set_name, verdicts, judged, books, pictures)
-        write_site(aside, set_name, entries, books, pictures)
-        aside.chmod(0o755)
-        _put_in_place(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return out / "index.html"
+    return SetResults(set_name, prefix, kept, verdicts, judged, pictures, books)
 
 
 def _put_in_place(aside: Path, out: Path) -> None:
@@ -99,10 +133,10 @@ def _put_in_place(aside: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def judge_again(set_name: str) -> dict[str, judge.Judged]:
+def judge_again(set_name: str, kept: Path) -> dict[str, judge.Judged]:
     """Judge every claim from the kept rows; ValueError unless verdicts.csv agrees."""
-    tables.check_kept(set_name)
-    paths = sorted(files.figures_dir(set_name).glob("[0-9]*.measured.csv"))
+    tables.check_kept(set_name, kept)
+    paths = sorted(kept.glob("[0-9]*.measured.csv"))
     rows = [row for path in paths for row in claims.read_rows(path)]
     return {claim: judge.judge(claim, rows, set_name) for claim in claims.claims()}
 
@@ -116,7 +150,9 @@ def read_table(path: Path) -> list[dict]:
 def executed_notebooks(set_name: str) -> list[tuple[Path, str]]:
     """The executed notebooks of a set, each with the folder it was taken from."""
     found = {}
-    root = files.output_root()
+    root, kept = files.output_root(), files.set_folders().get(set_name)
+    for path in kept.glob("[0-9][0-9]_*.ipynb") if kept else ():
+        found[path.name] = (path, f"figures/{set_name}/")
     if set_name == "mini":
         for path in fingerprint.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"):
             counts = [
@@ -134,26 +170,13 @@ def executed_notebooks(set_name: str) -> list[tuple[Path, str]]:
     return [found[name] for name in sorted(found)]
 
 
-def write_site(
-    folder: Path,
-    set_name: str,
-    entries: list[dict],
-    books: list[Book],
-    pictures: dict[str, Picture],
-) -> None:
-    """Write every page, figure and csv of the site into `folder`."""
-    kept = files.figures_dir(set_name)
-    (folder / "figures").mkdir()
-    (folder / "data").mkdir()
-    for name in pictures:
-        for kind in (".png", ".svg", ".csv"):
-            shutil.copyfile(
-                kept / f"{name}{kind}", folder / "figures" / f"{name}{kind}"
-            )
-    data = [*kept.glob("*verdicts.csv"), *kept.glob("*.measured.csv")]
-    for path in [*data, *kept.glob("*_provenance.json"), files.ROOT / "claims.csv"]:
-        shutil.copyfile(path, folder / "data" / path.name)
-    shutil.copyfile(PAGE / "style.css", folder / "style.css")
+def write_site(folder: Path, sets: list[SetResults]) -> None:
+    """Write every page, figure and csv of the site; its own set comes first."""
+    for one in sets:
+        copy_files(folder, one)
+    for path in (PAGE / "style.css", files.ROOT / "claims.csv"):
+        place = folder if path.suffix == ".css" else folder / "data"
+        shutil.copyfile(path, place / path.name)
 
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
@@ -164,47 +187,70 @@ def write_site(
     )
     env.filters["number"] = format_number
     env.filters["css"] = lambda verdict: verdict.replace(":", "").replace(" ", "-")
+    own, *others = sets
+    entries, beside = claim_entries(own), [claim_entries(other) for other in others]
+    for entry in entries:
+        across = (
+            entry["notebook"] == fingerprint.ACROSS or entry["kind"] == "literature"
+        )
+        entry["others"] = [
+            row
+            for rows in beside
+            for row in rows
+            if row["id"] == entry["id"] and not across
+        ]
     common = {
-        "set_name": set_name,
-        "books": books,
+        "books": own.books,
+        "other_sets": others,
         "claims": entries,
-        "pictures": pictures,
-        "models": model_lines(kept, books),
+        "pictures": own.pictures,
         "verdicts": clauses.VERDICTS,
         "meanings": STATUS,
     }
-    pages = {"index.html", "claims.html", *(book.page for book in books)}
+    pages = {"index.html", "claims.html"}
+    pages |= {book.page for one in sets for book in one.books}
 
-    def write_page(name: str, template: str, **more: object) -> None:
-        text = env.get_template(template).render(common | more | {"page": name})
+    def write_page(name: str, template: str, one: SetResults, **more: object) -> None:
+        about = {"set_name": one.name, "models": model_lines(one.kept, one.books)}
+        text = env.get_template(template).render(common | about | more | {"page": name})
         (folder / name).write_text(safe_text.escape_invisible(text), encoding="utf-8")
 
-    write_page("index.html", "index.html.j2")
-    write_page("claims.html", "claims.html.j2")
-    for book in books:
-        cells = render_cells(book, pages, pictures)
-        made = provenance(kept, book)
-        write_page(book.page, "notebook.html.j2", book=book, made=made, body=cells)
+    write_page("index.html", "index.html.j2", own)
+    write_page("claims.html", "claims.html.j2", own)
+    for one in sets:
+        for book in one.books:
+            cells = render_cells(book, pages, one.pictures)
+            more = {"book": book, "made": provenance(one.kept, book), "body": cells}
+            data = one.place("data")
+            write_page(book.page, "notebook.html.j2", one, data=data, **more)
     (folder / MARK).write_text("make site replaces this folder as a whole\n")
 
 
-def claim_entries(
-    set_name: str,
-    verdicts: list[dict],
-    judged: dict[str, judge.Judged],
-    books: list[Book],
-    pictures: dict[str, Picture],
-) -> list[dict]:
+def copy_files(folder: Path, one: SetResults) -> None:
+    """Copy a set's figures, rows, verdicts and provenance into the site."""
+    figures, data = folder / one.place("figures"), folder / one.place("data")
+    figures.mkdir(parents=True, exist_ok=True)
+    data.mkdir(parents=True, exist_ok=True)
+    for name in one.pictures:
+        for kind in (".png", ".svg", ".csv"):
+            if (one.kept / f"{name}{kind}").exists():
+                shutil.copyfile(one.kept / f"{name}{kind}", figures / f"{name}{kind}")
+    kept = [*one.kept.glob("*verdicts.csv"), *one.kept.glob("*.measured.csv")]
+    for path in [*kept, *one.kept.glob("*_provenance.json")]:
+        shutil.copyfile(path, data / path.name)
+
+
+def claim_entries(one: SetResults) -> list[dict]:
     """Each claim with its verdict, reasons, test, rows, figures and notebook cells."""
     specs = {row["id"]: row for row in read_table(files.ROOT / "claims.csv")}
-    by_name = {book.name: book for book in books}
-    anchors = {n: f"{b.page}#{at}" for b in books for n, at in b.figures.items()}
+    by_name = {book.name: book for book in one.books}
+    anchors = {n: f"{b.page}#{at}" for b in one.books for n, at in b.figures.items()}
     out = []
-    for row in verdicts:
+    for row in one.verdicts:
         claim, book = row["id"], by_name.get(row["notebook"])
         name = f"{row['notebook']}.measured.csv"
-        rows = read_table(files.figures_dir(set_name) / name)
-        own = [p for p in pictures.values() if claim in p.claims]
+        rows = read_table(one.kept / name)
+        own = [p for p in one.pictures.values() if claim in p.claims]
         more = {
             "words": wording.verdict_words(claim, row["verdict"]),
             "found": row.get("found", ""),
@@ -213,10 +259,11 @@ def claim_entries(
             "book": book,
             "place": book.claims.get(claim, 0) if book else 0,
             "rows": [r for r in rows if r["claim"] == claim],
-            "figures": [(p, anchors.get(p.name, f"figures/{p.name}.png")) for p in own],
+            "figures": [(p, anchors.get(p.name, f"{p.file}.png")) for p in own],
+            "data": one.place("data"),
         }
-        if judged[claim].cells:  # else it has one reason, which is in verdicts.csv
-            more["reasons"] = wording.reason_groups(judged[claim])
+        if one.judged[claim].cells:  # else it has one reason, which is in verdicts.csv
+            more["reasons"] = wording.reason_groups(one.judged[claim])
         out.append(row | more)
     return out
 

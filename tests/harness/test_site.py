@@ -13,7 +13,7 @@ from nbformat import v4 as nb
 
 from experiments import stats
 from harness import charts, claims, figures, files, outputs, safe_text, tables
-from harness.publish import notebook_html, sanitize, site
+from harness.publish import notebook_html, pages, sanitize, site
 from harness.run import cli
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -292,6 +292,80 @@ def test_a_figure_whose_words_are_amiss_is_one_line(built, monkeypatch, capsys, 
         assert "02_loop.png or its .alt.json is not whole" in capsys.readouterr().err
     finally:
         path.write_text(kept)
+
+
+def test_sets_stand_side_by_side(built, monkeypatch, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(built, root)
+    monkeypatch.setenv("REPRODUCE_OUT", str(root))
+    kept, name = root / "figures" / "other", "02_translation"
+    shutil.copytree(root / "figures" / "mine", kept)
+    rows = (kept / f"{name}.measured.csv").read_text()
+    rows = rows.replace("mine,", "other,").replace(
+        ",0.93,0.91,0.95,", ",0.03,0.01,0.05,"
+    )
+    (kept / f"{name}.measured.csv").write_text(rows)
+    frame = tables.gather("other", folders=[kept])
+    (kept / "verdicts.csv").write_text(tables.to_text(frame))
+    source = {"file": "x.gguf", "numbers": "dequantised Q4_1", "sha256": "b179" * 16}
+    model = {"name": "x", "revision": "", "sha256": "", "device": "cpu", "dtype": "f"}
+    model["source"] = source | {"licence": "Apache-2.0"}
+    about = {"parameters": {}, "hashes": {}, "versions": {}, "models": {"base": model}}
+    (kept / "02_provenance.json").write_text(json.dumps(about))
+    pixels = (kept / "02_loop.png").read_bytes()
+    executed = (root / "runs" / "mine" / f"{name}.ipynb").read_bytes()
+    light = notebook_html.light_copy(executed)
+    assert len(light) < len(executed) - len(pixels)
+    (kept / f"{name}.ipynb").write_bytes(light)
+    site.build("mine", root / "site")
+    index = BeautifulSoup(text_of(root, "index.html"), "html.parser")
+    row = next(r for r in index.select("tr") if r.th and r.th.text == "R1")
+    assert [a["href"] for a in row.select("a")] == [
+        "claims.html#R1",
+        "claims.html#other.R1",
+    ]
+    assert [a.text for a in row.select("a")] == ["not reproduced", "reproduced"]
+    row = next(r for r in index.select("tr") if r.th and r.th.text == "R7")
+    assert row.find_all("td")[-1].text == "across sets"
+    evidence = BeautifulSoup(text_of(root, "claims.html"), "html.parser")
+    article = evidence.find(id="other.R1")
+    assert article.img["src"] == "figures/other/02_loop.png"
+    assert article.find_parent(id="R1") and "0.03 (95 % interval" in article.text
+    assert article.select("a[href^='other.02_translation.html#cell-']")
+    page = BeautifulSoup(text_of(root, f"other.{name}.html"), "html.parser")
+    shown = page.find("figure", id="02_loop")
+    assert shown.img["src"] == "figures/other/02_loop.png"
+    assert "x.gguf, dequantised Q4_1, SHA-256 b179" in page.text
+    assert (root / "site/figures/other/02_loop.png").read_bytes() == pixels
+    assert (root / "site/data/other/verdicts.csv").exists()
+    for link in evidence.select("a[href]") + index.select("a[href]"):
+        target, _, part = link["href"].partition("#")
+        if not target.startswith("http"):
+            assert (root / "site" / (target or "index.html")).exists(), link["href"]
+            html = text_of(root, target) if target.endswith(".html") else ""
+            assert not (html and part) or f'id="{part}"' in html, link["href"]
+
+    # a set whose verdicts are not what its rows give is named, whichever set is asked
+    text = (kept / "verdicts.csv").read_text()
+    (kept / "verdicts.csv").write_text(text.replace("R1,reproduced", "R1,partly"))
+    with pytest.raises(ValueError, match="figures/other/verdicts.csv is not what"):
+        site.build("mine", root / "site")
+
+
+def test_executed_notebooks_of_other_sets_are_kept_without_pixels(
+    built, monkeypatch, tmp_path
+):
+    root = tmp_path / "root"
+    shutil.copytree(built, root)
+    monkeypatch.setenv("REPRODUCE_OUT", str(root))
+    pages.keep_notebooks()
+    kept = root / "figures" / "mine" / "02_translation.ipynb"
+    assert b"iVBOR" not in kept.read_bytes()
+    shutil.rmtree(root / "runs")  # as on another machine
+    site.build("mine", root / "site")
+    page = BeautifulSoup(text_of(root, "02_translation.html"), "html.parser")
+    assert page.find("figure", id="02_loop").img["src"] == "figures/02_loop.png"
+    assert "figures/mine/02_translation.ipynb" in page.find(id="made-from").text
 
 
 def test_a_site_that_cannot_be_put_in_place_leaves_the_old_one(built, monkeypatch):

@@ -85,7 +85,7 @@ def two_sets(tmp_path, monkeypatch):
     for name in ("claims.csv", "findings.csv", "notebooks"):
         (tmp_path / name).symlink_to(MINI.parents[1] / name)
     for name in ("mini", "smollm2"):
-        frame = tables.gather(name, kept_alone=True)
+        frame = tables.gather(name, folders=[files.figures_dir(name)])
         files.write_whole(
             files.figures_dir(name) / "verdicts.csv", tables.to_text(frame)
         )
