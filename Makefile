@@ -19,8 +19,8 @@ ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce verdicts check test test-fast kill-test twice lint format lock
-.PHONY: lab site models bench version-matrix publish clean
+.PHONY: help reproduce verdicts check test test-fast test-real kill-test twice lint
+.PHONY: format lock lab site models bench version-matrix publish clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -53,6 +53,9 @@ test: $(READY)  ## unit and property tests, then the committed notebooks; offlin
 test-fast: $(READY)  ## the library and the verdicts, under a minute; offline
 	@$(PYTEST) -k "not reproduce and not compiled" \
 		tests/helpers tests/harness/test_claims.py tests/harness/test_summaries.py
+
+test-real: $(READY)  ## identities and a first experiment on SmolLM2; network once
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs tests/real_weights.py
 
 kill-test: $(READY)  ## kill -9 reproduce ten times; each next run must be whole (slow)
 	@$(PY) -m tests.interrupt kills $(ASKED)

@@ -9,6 +9,7 @@ from packaging.specifiers import SpecifierSet
 
 from harness.files import ROOT
 from harness.publish import blocks, pages
+from harness.run import options
 
 MAKE = (ROOT / "Makefile").read_text()
 
@@ -97,6 +98,32 @@ def test_the_paper_set_is_run_by_hand_and_its_figures_are_kept():
     kept = next(s for s in job["steps"] if "upload-artifact" in s.get("uses", ""))
     assert "figures/${{ inputs.set }}/" in kept["with"]["path"]
     assert kept["if"] == "always()"
+
+
+def test_a_public_model_is_run_each_week_and_its_figures_are_kept():
+    flow = workflow("smollm2.yml")
+    assert set(flow[True]) == {"schedule", "workflow_dispatch"}
+    (when,) = flow[True]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \d", when["cron"])  # a day of each week
+    job = flow["jobs"]["reproduce"]
+    assert job["env"]["SET"] in options.public_sets()
+    assert "make reproduce" in runs(job) and "make test-real" in runs(job)
+    assert_targets("\n".join(runs(job)))
+    kept = next(s for s in job["steps"] if "upload-artifact" in s.get("uses", ""))
+    assert "figures/smollm2/" in kept["with"]["path"] and kept["if"] == "always()"
+    used = {name: workflow(name)["jobs"] for name in ("paper.yml", "smollm2.yml")}
+    pins = [
+        {s["uses"] for j in jobs.values() for s in j["steps"] if "uses" in s}
+        for jobs in used.values()
+    ]
+    assert pins[0] == pins[1]  # one version of each action
+
+
+def test_the_real_model_s_tests_are_no_part_of_make_test():
+    assert "tests/real_weights.py" in MAKE
+    assert not (ROOT / "tests" / "test_real_weights.py").exists()
+    (line,) = re.findall(r"(?m)^test:.*\n(?:\t.*\n)+", MAKE)
+    assert "real" not in line
 
 
 def test_container_and_binder_install_the_same_pins():
