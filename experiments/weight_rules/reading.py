@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Parts = dict[str, Estimate]
 
 SEPARATE = 0.05  # bits: below it, two predictions count as the same
+FEWEST = 10  # prompts and draws that a figure's point is worked out from
 INCONCLUSIVE = "no prompt where the two predictions differ"
 LEAST = 1e-3  # lighter members are left out of q; `dropped` says how much that is
 
@@ -225,7 +226,8 @@ def part_rows(
 ) -> pd.DataFrame:
     """List parts as rows, model -> rule -> parts: rule, line, value, low, high, n.
 
-    names: part -> how it is called; the line says the model as well.
+    names: part -> how it is called; the line says the model as well. Those measured
+    less than FEWEST times are left out.
     """
     rows = [
         {"rule": rule, "line": f"{model}: {label}" if label else model}
@@ -233,6 +235,6 @@ def part_rows(
         for model, by_rule in parts.items()
         for name, label in names.items()
         for rule, own in by_rule.items()
-        if (e := own.get(name))
+        if (e := own.get(name)) and e.n >= FEWEST
     ]
     return pd.DataFrame(rows)

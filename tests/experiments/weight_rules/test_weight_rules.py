@@ -151,6 +151,14 @@ def test_prompts_that_cannot_tell_leave_nothing_to_judge():
     assert reading.judged(parts) == [("W3", rules.OWN, {})]
 
 
+def test_a_figure_shows_no_point_of_a_few_prompts():
+    few, some = Estimate(0.5, 0.4, 0.6, 4), Estimate(0.2, 0.1, 0.3, 40)
+    parts = {"m": {rules.OWN: {"gain": some}, "CIPHER": {"gain": few}, "Gumbel": {}}}
+    (row,) = reading.part_rows(parts, {"gain": "x"}).to_dict("records")
+    own = {"rule": rules.OWN, "line": "m: x", "value": 0.2, "low": 0.1, "high": 0.3}
+    assert row == own | {"n": 40}
+
+
 def test_predictions_from_a_shared_prompt_are_those_of_whole_sequences():
     """One prompt read once, its cache repeated, against every sequence on its own."""
     lm, ids = named("qwen2"), "w1 w2 w3"
