@@ -333,16 +333,12 @@ def template_of(prompt: str) -> str:
     return TEMPLATES[prompt]
 
 
-def prompt_suite(
-    asked: Mapping[str, tuple[Item, ...]] | int, n: int | None = None
-) -> list[str]:
+def prompt_suite(asked: Mapping[str, tuple[Item, ...]], n: int) -> list[str]:
     """List the two prompts of Table 4.1, then `n` more of a set's suites.
 
     Every second one is ambiguous, the others are capitals and sums in turn. ValueError
     where n is more than there are.
     """
-    if isinstance(asked, int):  # until every caller names its suites
-        asked, n = SUITES, asked
     first = [item.prompt for item in asked["writeup"]]
     pools = ("ambiguous", "capitals", "ambiguous", "sums")
     taken = {name: iter(_spread(asked[name])) for name in set(pools)}
