@@ -151,6 +151,25 @@ def test_provenance_names_no_folder_and_stays_the_same(tmp_path):
         assert about["versions"]["torch"] and "/some" not in json.dumps(about)
 
 
+def test_provenance_names_file_hash_and_licence_of_public_weights(
+    tmp_path, monkeypatch
+):
+    source = {"file": "x.gguf", "sha256": "ab" * 32, "licence": "Apache-2.0"}
+    for name in ("public", "own"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "public" / "source.json").write_text(json.dumps(source))
+    monkeypatch.setattr(
+        figures, "find_checkpoint", lambda name, _: (tmp_path / name, "")
+    )
+    kept = {}
+    for name in ("public", "own"):
+        loaded = type("Named", (Loaded,), {"name": name})
+        figures.provenance("09_none", "x", {}, {"base": loaded}, str(tmp_path))
+        about = json.loads((tmp_path / "09_provenance.json").read_text())
+        kept[name] = about["models"]["base"]
+    assert kept["public"]["source"] == source and "source" not in kept["own"]
+
+
 def test_a_claim_is_followed_to_the_figures_that_bear_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr(figures.files, "ROOT", tmp_path)
     folder = tmp_path / "figures" / "mini"

@@ -150,7 +150,7 @@ def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeyp
     job = notebook_process.NotebookProcess(
         place / "01_trial.ipynb", "trial", {}, {"SEED": 1}, seconds=2.04
     )
-    job.peak_bytes = 2**22
+    job.peak_bytes, job.cpu_seconds = 2**22, 1.26
     there, staged = place / "figures" / "trial", place / "staged"
     old = ["01_lost.png", "01_kept.csv", "02_other.png", "verdicts.csv"]
     for name in (*old, "010_more.png"):
@@ -164,7 +164,7 @@ def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeyp
         "verdicts.csv": "old", "010_more.png": "old",
     }  # fmt: skip
     done = json.loads((place / "runs" / "trial" / "01_trial.done.json").read_text())
-    assert (done["seconds"], done["peak_mb"]) == (2.0, 4)
+    assert (done["seconds"], done["peak_mb"], done["cpu_seconds"]) == (2.0, 4, 1.3)
     names = ["figures/trial/01_kept.csv", "figures/trial/01_trial.measured.csv"]
     names += ["runs/trial/01_trial.ipynb", "runs/trial/01_trial.measured.csv"]
     assert list(done["outputs"]) == names and notebook_process.is_up_to_date(job)
