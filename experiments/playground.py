@@ -21,6 +21,7 @@ from harness.safe_text import readable
 from helpers.batching import prompt_embeds
 from helpers.decode import continue_from, generate_concepts
 from helpers.mixture import MODES, NORMS, MixtureConfig
+from helpers.weight_rules import RULES, named_rule
 
 if TYPE_CHECKING:
     from helpers.models import LM
@@ -50,13 +51,20 @@ class Look:
 
 
 def look(
-    lm: LM, prompt: str, config: MixtureConfig, steps: int, way: str = "completion"
+    lm: LM,
+    prompt: str,
+    config: MixtureConfig,
+    steps: int,
+    way: str = "completion",
+    rule: str = "sharpened",
 ) -> Look:
     """Write `steps` concept tokens after a prompt; read each, and go on after them all.
 
-    way: a frame of experiments.prompts. ValueError for a bad prompt or settings.
+    way: a frame of experiments.prompts; rule: one of helpers.weight_rules.RULES, which
+    draws from seed 0. ValueError for a bad prompt or settings.
     """
-    trace = generate_concepts(lm, prompt, steps, config)
+    how = named_rule(rule)
+    trace = generate_concepts(lm, prompt, steps, config, weight_rule=how)
     ids, vectors = trace.tokens[0], trace.vectors[0, : int(trace.lengths[0])]
     read = [readers.unavailable_reason(lm, way)] * len(ids)
     if not any(read):
@@ -131,6 +139,7 @@ class Playground:
         self.alpha = ipywidgets.FloatSlider(
             1.5, min=0.25, max=5, step=0.25, description="sharpening α", **on_release
         )
+        self.rule = ipywidgets.Dropdown(options=RULES, description="weights", **wide)
         self.mode = ipywidgets.Dropdown(options=MODES, description="mode", **wide)
         self.gate_entropy = ipywidgets.FloatSlider(
             1.0, min=0, max=5, step=0.1, description="gate (nats)", **on_release
@@ -139,7 +148,7 @@ class Playground:
         ways = ["completion", *(way for way in FRAMES if way != "completion")]
         self.way = ipywidgets.Dropdown(options=ways, description="read by", **wide)
         self.page = ipywidgets.HTML()
-        left = [self.prompt, self.model, self.steps, self.way, self.norm]
+        left = [self.prompt, self.model, self.steps, self.way, self.rule, self.norm]
         right = [self.top_k, self.temperature, self.alpha, self.mode, self.gate_entropy]
         controls = ipywidgets.HBox([ipywidgets.VBox(left), ipywidgets.VBox(right)])
         self.box = ipywidgets.VBox([controls, self.page])
@@ -155,7 +164,8 @@ class Playground:
         try:
             config = MixtureConfig(**{n: getattr(self, n).value for n in names})
             lm, prompt = self.lms[self.model.value], self.prompt.value
-            seen = look(lm, prompt, config, self.steps.value, self.way.value)
+            asked = self.steps.value, self.way.value, self.rule.value
+            seen = look(lm, prompt, config, *asked)
             self.page.value = page(seen, prompt)
         except ValueError as error:
             self.page.value = f"<p><b>Not possible:</b> {escape(str(error))}</p>"

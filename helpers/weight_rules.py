@@ -24,6 +24,7 @@ from .mixture import (
     MixtureConfig,
     WeightRule,
     at_least_float32,
+    check_choice,
     check_positive_int,
     check_real,
     check_share,
@@ -264,3 +265,29 @@ def _log_gamma_draw(shape: Tensor, draw: Draw) -> Tensor:
     accepted = u[TRIES:-1].log() < normal**2 / 2 + d * (1 - v + v.log())
     first = accepted.int().argmax(0, keepdim=True)
     return (d * v.gather(0, first)[0]).log() + u[-1].log() / shape
+
+
+_READY: dict[str, WeightRule] = {
+    "sharpened": sharpened,
+    "one_hot": one_hot,
+    "cipher": cipher(),
+    "soft_thinking": soft_thinking(),
+}
+_SEEDED: dict[str, Callable[[int], WeightRule]] = {
+    "sampled": sampled,
+    "gumbel": gumbel,
+    "soft_grpo": soft_grpo,
+    "dirichlet": dirichlet,
+    "mixture_of_inputs": mixture_of_inputs,
+    "mean_of_draws": mean_of_draws,
+}
+RULES = (*_READY, *_SEEDED)
+
+
+def named_rule(name: str, seed: int = 0) -> WeightRule:
+    """Make a rule by its name, one of RULES, for menus and command lines.
+
+    With its own defaults; those that draw are made from seed.
+    """
+    check_choice("rule", name, RULES)
+    return _READY[name] if name in _READY else _SEEDED[name](seed)

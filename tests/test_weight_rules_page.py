@@ -21,7 +21,7 @@ def makers(module):
 def test_the_page_lists_everything_that_can_be_chosen():
     names = {*makers(weight_rules), *makers(step_modes), *mixture.NORMS}
     assert {"gumbel", "cold_stop", "fit_aligner", "over_l2"} <= names
-    helpers = {"random_rule", "sort_weights"}
+    helpers = {"random_rule", "sort_weights", "named_rule"}
     assert {n for n in names - helpers if f"`{n}`" not in TEXT} == set()
 
 

@@ -48,6 +48,7 @@ def test_every_widget_redraws_the_page(panel):
         "temperature": 2.0,
         "alpha": 1.0,
         "way": "direct",
+        "rule": "mean_of_draws",
         "norm": "none",
         "mode": "discrete",
         "model": "mini-qwen2",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from helpers import MixtureConfig, mixture_weights
+from helpers import MixtureConfig, mixture_weights, weight_rules
 from helpers.mixture import sharpened
 from helpers.weight_rules import (
     cipher,
@@ -223,3 +223,17 @@ def test_bad_settings_are_named_when_the_rule_is_made(make, says):
 
 def test_one_hot_needs_no_factory():
     assert weights(one_hot) == near(0, 0, 1, 0)
+
+
+def test_every_rule_can_be_named():
+    """By its function's name, from a seed: the same weights."""
+    logits = torch.randn(5, 80, generator=torch.Generator().manual_seed(2))
+    made = {"sharpened": sharpened, "one_hot": one_hot}
+    made |= {rule.__name__: rule() for rule in (cipher, soft_thinking)}
+    made |= {rule.__name__: rule(seed=7) for rule in DRAWING}
+    assert set(made) == set(weight_rules.RULES)
+    for name, rule in made.items():
+        found = weight_rules.named_rule(name, seed=7)(logits, RAW)
+        assert all(torch.equal(a, b) for a, b in zip(found, rule(logits, RAW)))
+    with pytest.raises(ValueError, match="rule must be one of sharpened, .*not 'best'"):
+        weight_rules.named_rule("best")
