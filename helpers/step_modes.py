@@ -41,7 +41,8 @@ def cold_stop(end_id: int, threshold: float = 0.01, run: int = 256) -> Switch:
     That step's token becomes end_id, one-hot, and later ones are the top token alone;
     so too once end_id is the top token by itself. The entropy is the trace's, of the
     full softmax at the config's entropy_temperature.
-    Source: Soft Thinking (2505.15778; UCSB-AI/Soft-Thinking@b97407c).
+    Source: Soft Thinking (2505.15778; UCSB-AI/Soft-Thinking@b97407c), whose entropy is
+    that at its own temperature, 0.6.
     """
     check_real("threshold", threshold, zero=True)
     check_positive_int("run", run)
@@ -82,7 +83,8 @@ def entropy_switch(
     to 1 over so many. first_id has a tenth of the first step.
     A last column, not sorted, holds what these tokens add.
     Source: SwiReasoning (sdc17/SwiReasoning@7f3b278), with `cipher()` and temperature
-    1; its line break is first_id. Its limit on the number of switches is left out.
+    1; its line break is first_id. Its limit on the number of switches and its list of
+    tokens that are never mixed are left out.
     """
     check_positive_int("dwell", dwell)
     check_share("soft_share", soft_share)
