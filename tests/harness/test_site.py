@@ -309,8 +309,9 @@ def test_sets_stand_side_by_side(built, monkeypatch, tmp_path):
     (kept / "verdicts.csv").write_text(tables.to_text(frame))
     source = {"file": "x.gguf", "numbers": "dequantised Q4_1", "sha256": "b179" * 16}
     model = {"name": "x", "revision": "", "sha256": "", "device": "cpu", "dtype": "f"}
-    model["source"] = source | {"licence": "Apache-2.0"}
-    about = {"parameters": {}, "hashes": {}, "versions": {}, "models": {"base": model}}
+    public = model | {"source": source | {"licence": "Apache-2.0"}}
+    about = {"parameters": {}, "hashes": {}, "versions": {}}
+    about["models"] = {"base": model, "instruct": public}
     (kept / "02_provenance.json").write_text(json.dumps(about))
     pixels = (kept / "02_loop.png").read_bytes()
     executed = (root / "runs" / "mine" / f"{name}.ipynb").read_bytes()
