@@ -2,7 +2,7 @@
 
     read_shares    02_original_runs.csv of every set, frames named and in order
     shares_table   one row a frame and kind, one column a set
-    sample_counts  of how many samples each share is
+    name_panels    of how many samples each set's shares are
 
 The shares are notebook 02's: after concept tokens, decoded whole and after the
 original's cut; after the content as text (ceiling) and another prompt's concept tokens
@@ -63,8 +63,14 @@ def shares_table(shares: pd.DataFrame) -> pd.DataFrame:
     return rows["text"].first().unstack("set", sort=False).fillna("")
 
 
-def sample_counts(shares: pd.DataFrame) -> str:
-    """How many samples a share is of: "64", or "32 to 64"."""
-    return " to ".join(
-        dict.fromkeys(f"{n:.0f}" for n in (min(shares.n), max(shares.n)))
-    )
+def name_panels(shares: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `panel`: the set, and of how many samples its shares are.
+
+    "smollm2, n = 64", or "n = 32 to 64" where they differ.
+    """
+    ends = shares.groupby("set")["n"].agg(["min", "max"])
+    said = {
+        name: " to ".join(dict.fromkeys((f"{low:.0f}", f"{high:.0f}")))
+        for name, low, high in ends.itertuples()
+    }
+    return shares.assign(panel=[f"{name}, n = {said[name]}" for name in shares["set"]])

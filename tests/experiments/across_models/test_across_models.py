@@ -166,16 +166,18 @@ def test_the_headline_has_every_set_frame_and_share_with_n(planted):
     order = [*original_frames.FRAMES.values()]
     own = shares.loc[shares["set"] == "smollm2", "frame"].map(order.index)
     assert own.is_monotonic_increasing and order[own.iloc[-1]].startswith("assistant")
-    assert original_frames.sample_counts(shares) == "32 to 64"
+    panels = ["mini, n = 64", "smollm2, n = 32 to 64", "qwen-coder-0.5b, n = 64"]
+    named = original_frames.name_panels(shares)
+    assert list(dict.fromkeys(named["panel"])) == panels
     table = original_frames.shares_table(shares)
     assert [*table.columns] == [*SETS]
     tag = table.loc["assistant tag alone: any text", "decoded whole"]
     assert [*tag] == ["", "0.90 [0.80, 1.00], n = 32", ""]
     figure = charts.dots(
-        shares, "value", "frame", "kind", "low", "high", "Said", panel="set"
+        named, "value", "frame", "kind", "low", "high", "Said", panel="panel"
     )
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [*SETS]
-    assert "smollm2, after the original's cut" in figure.alt_text
+    assert [axes.get_title(loc="left") for axes in figure.axes] == panels
+    assert "smollm2, n = 32 to 64, after the original's cut" in figure.alt_text
 
 
 def test_verdicts_side_by_side_are_those_of_each_sets_rows(planted):
