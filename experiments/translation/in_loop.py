@@ -6,7 +6,6 @@
     interval_text      an estimate as it stands in a table
     js_beside_kl       the same in JS (R1, R6) and in KL (N3 of notebook 04)
     score_bins         all prompts by the weight of the top token, for the figure
-    bin_table          one row a cell and bin, for reading
     gains_beyond_top   R7's rows: bits won over the top token alone, prompt by prompt
 
 Every row of a frame is one prompt and step. Intervals draw whole templates.
@@ -303,10 +302,3 @@ def score_bins(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
                     row |= {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
                     table.append(row)
     return pd.DataFrame(table)
-
-
-def bin_table(bins: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell and bin: n and every line's score."""
-    keys = ["cell", "bin", "n"]
-    values = bins.pivot_table("value", keys, "line", sort=False)
-    return values[list(LINES.values())].round(2)

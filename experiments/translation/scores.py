@@ -385,10 +385,10 @@ def _rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def rank_table(
-    lms: dict[str, LM], asked: Suites, least: int = 10, seed: int = 0
+    lms: dict[str, LM], asked: Suites, n: int, least: int = 10, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean member_ranks of nouns, by model and way; from `least` items on."""
-    prompts = [item.prompt for item in asked["ambiguous"][::2]]
+    """Mean member_ranks of n nouns at most, by model and way; from `least` items on."""
+    prompts = [item.prompt for item in asked["ambiguous"][::2][:n]]
     means = {}
     for name, lm in lms.items():
         concepts = stimuli.write_concepts(lm, prompts, [1] * len(prompts))
