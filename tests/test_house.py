@@ -31,7 +31,8 @@ def tracked(*patterns):
     return [p for pattern in patterns for p in ROOT.glob(pattern)]
 
 
-ROOMS = ("helpers", "experiments", "harness", "models", "benchmarks", "versions")
+ROOMS = ("helpers", "experiments", "harness", "models", "integrations")
+ROOMS += ("benchmarks", "versions")
 
 
 def requirements() -> dict[str, Requirement]:
