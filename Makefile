@@ -10,12 +10,14 @@ DEVICE ?= auto
 DTYPE ?= float32
 JOBS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
-export SET BASE INSTRUCT DEVICE DTYPE JOBS SEED CELL_TIMEOUT
+SETTINGS := SET BASE INSTRUCT DEVICE DTYPE JOBS SEED CELL_TIMEOUT PARAMS ONLY
+# as typed, to the shell as data: neither make nor the shell expands what is in them
+$(foreach name,$(SETTINGS),$(eval override export $(name) := $$(value $(name))))
 ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
 	$${BASE:+--base "$$BASE"} $${INSTRUCT:+--instruct "$$INSTRUCT"} \
 	$${SEED:+--seed "$$SEED"} \
-	$${CELL_TIMEOUT:+--cell-timeout "$$CELL_TIMEOUT"} $(foreach p,$(PARAMS),-p "$(p)") \
-	$(foreach n,$(ONLY),--only "$(n)")
+	$${CELL_TIMEOUT:+--cell-timeout "$$CELL_TIMEOUT"} \
+	$${PARAMS:+--params "$$PARAMS"} $${ONLY:+--only "$$ONLY"}
 PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -31,7 +33,7 @@ help:  ## this list
 .venv: $(READY)  ## the environment, with exact pins
 
 $(READY): requirements.txt requirements.lock
-	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "installing the pins of requirements.txt and requirements.lock into .venv"
 	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
 		-r requirements.txt -c requirements.lock

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 
-from harness import files, fingerprint, outputs
+from harness import files, fingerprint, outputs, safe_text
 from harness.charts import STYLE
 from helpers.checkpoints import find_checkpoint
 
@@ -56,7 +56,9 @@ def save(
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=110, metadata=empty)
             pictures[kind] = buffer.getvalue()
-    text = frame.to_csv(index=False, float_format="%.4g", lineterminator="\n")
+    text = safe_text.plain_cells(frame).to_csv(
+        index=False, float_format="%.4g", lineterminator="\n"
+    )
     about = {"alt": alt, "claims": claim_ids.split()}
     about["columns"] = [str(column) for column in frame.columns]
     files.write_whole(folder / f"{name}.csv", text)

@@ -14,6 +14,7 @@ Standard library only: the runner asks before it imports anything heavy.
 import csv
 import json
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -25,6 +26,8 @@ ACROSS = "08_across_models"  # reads what the other notebooks have left, of all 
 CORPUS = ("facts", "world", "english", "chat", "corpus")  # of models/
 COMPUTE = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
 COMPUTE += ("pandas", "matplotlib")
+MODEL_FILES = (".json", ".safetensors", ".txt", ".model", ".jinja")
+MODEL_FILES += (".spm", ".tiktoken", ".bpe", ".vocab")  # of tokenizers
 
 
 def notebook_cells(notebook: Path) -> list[dict]:
@@ -101,10 +104,23 @@ def notebook_inputs(notebook: Path) -> dict[str, str]:
 
 
 def model_digest(folder: Path) -> str:
-    """Hash of a model folder: names and contents of its files, in order."""
-    kinds = (".json", ".safetensors", ".txt", ".model", ".jinja")
-    files = sorted(p for p in Path(folder).iterdir() if p.suffix in kinds)
-    return digest(*(item for path in files for item in (path.name, path)))
+    """Hash of a model folder: names and contents of its files, in order.
+
+    Those of folders inside it too. What has the same size and times on disk as before
+    is not read again.
+    """
+    files = sorted(p for p in Path(folder).rglob("*") if p.suffix in MODEL_FILES)
+    stats = [(p, p.stat()) for p in files if p.is_file()]
+    return _files_digest(
+        folder,
+        *((p, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for p, s in stats),
+    )
+
+
+@cache
+def _files_digest(folder: Path, *stats: tuple) -> str:
+    files = [(path.relative_to(folder).as_posix(), path) for path, *_ in stats]
+    return digest(*(item for pair in files for item in pair))
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,7 @@
 """Make model text safe to show: nothing hidden, nothing steering, nothing undrawable.
 
+plain_cells          a table whose text no spreadsheet takes for a formula
+escape_outputs       a notebook's outputs with nothing hidden
 escape_invisible     controls and direction marks spelled out, for HTML and terminals
 readable             the same and no unknown glyph, cut to length, for a label
 readable_sentence    the same at a sentence's length
@@ -13,11 +15,38 @@ from matplotlib import font_manager
 
 HIDDEN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
 HIDDEN += r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+# a sign, then more than a number: "=1+1", "@SUM", "-2+cmd", but not "-0.5", "=" or "- a"
+FORMULA = r"[\t\r]|[=@][^=\s]|[+-](?![\s+-]|[\d.]+(e[+-]?\d+)?$)."
 
 
 def escape_invisible(text: str) -> str:
     """`text` with controls, direction marks and broken code points spelled out."""
     return re.sub(HIDDEN, lambda c: c[0].encode("unicode_escape").decode(), text)
+
+
+def plain_cells(frame):
+    """A copy of `frame` for a csv file: text that a spreadsheet would run is quoted."""
+    return frame.map(
+        lambda cell: (
+            f"'{cell}" if isinstance(cell, str) and re.match(FORMULA, cell) else cell
+        )
+    )
+
+
+def escape_outputs(path) -> None:
+    """Spell out, in an executed notebook's outputs, what would hide or steer."""
+    import nbformat
+
+    book = nbformat.read(path, as_version=4)
+    for cell in book.cells:
+        for output in cell.get("outputs", []):
+            kinds = output.get("data", {})
+            for kind in kinds:
+                if kind.startswith("text/"):
+                    kinds[kind] = escape_invisible(kinds[kind])
+            if "text" in output:
+                output["text"] = escape_invisible(output["text"])
+    nbformat.write(book, path)
 
 
 @cache

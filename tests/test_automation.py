@@ -1,7 +1,11 @@
 """Workflows, dev container, Binder and Colab: they name what is really here."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from importlib import metadata
 
 import yaml
@@ -93,8 +97,19 @@ def test_the_paper_set_is_run_by_hand_and_its_figures_are_kept():
     assert_targets(said)
     assert "${{" not in said  # what is typed never becomes part of a command
     for name in ("SET", "BASE", "INSTRUCT", "DTYPE", "PARAMS"):
-        exported = name in re.search("(?m)^export (.*)", MAKE)[1].split()
+        exported = name in re.search("(?m)^SETTINGS := (.*)", MAKE)[1].split()
         assert (exported or f"$({name})" in MAKE) and name in job["env"]
+    check = next(s["run"] for s in job["steps"] if "name that is none" in str(s))
+    for given, taken in (
+        ({"SET": "paper"}, True),
+        ({"SET": "mine", "BASE": "a/b", "PARAMS": "N_PROMPTS=2"}, True),
+        ({"SET": "a/../.."}, False),
+        ({"SET": "mine", "BASE": "a/../.."}, False),
+        ({"SET": "mine", "PARAMS": "A=$(shell x)"}, False),
+    ):
+        env = dict.fromkeys(("SET", "BASE", "INSTRUCT", "PARAMS"), "") | given
+        done = subprocess.run(["bash", "-e", "-c", check], env=os.environ | env)
+        assert (done.returncode == 0) == taken, given
     kept = next(s for s in job["steps"] if "upload-artifact" in s.get("uses", ""))
     assert "figures/${{ inputs.set }}/" in kept["with"]["path"]
     assert kept["if"] == "always()"
@@ -124,6 +139,21 @@ def test_the_real_model_s_tests_are_no_part_of_make_test():
     assert not (ROOT / "tests" / "test_real_weights.py").exists()
     (line,) = re.findall(r"(?m)^test:.*\n(?:\t.*\n)+", MAKE)
     assert "real" not in line
+
+
+def test_an_environment_without_pip_is_made_anew(tmp_path):
+    for name in ("requirements.txt", "requirements.lock"):
+        (tmp_path / name).touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    broken = tmp_path / ".venv" / "bin" / "python"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    make = ["make", "-s", f"PYTHON={sys.executable}", ".venv"]
+    done = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pip = [broken, "-m", "pip", "--version"]
+    assert subprocess.run(pip, capture_output=True).returncode == 0
 
 
 def test_container_and_binder_install_the_same_pins():

@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -76,13 +77,15 @@ def run_notebooks(request: RunRequest) -> dict[str, str]:
 
 def plan(request: RunRequest) -> list[NotebookProcess]:
     """The notebooks with hashes of what this run will load; made under the lock."""
-    hashes = options.model_hashes(request.common_parameters)
+    hash_models = partial(options.model_hashes, request.common_parameters)
+    hashes = hash_models()
     return [
         NotebookProcess(
             path,
             request.set_name,
             parameters,
             notebook_process.input_fingerprint(path, parameters, hashes),
+            hash_models,
         )
         for path, parameters in request.notebooks
     ]
@@ -300,7 +303,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dtype", help="of the models: float32, bfloat16, float16")
     run.add_argument("--seed", type=int)
     run.add_argument("--jobs", type=int, help="notebooks side by side")
-    run.add_argument("--only", action="append", help="a notebook's name or number")
+    listed = {"action": "extend", "type": str.split}  # "01 02", as make hands them on
+    run.add_argument("--only", help="a notebook's name or number", **listed)
+    run.add_argument(
+        "--params", dest="parameters", help="NAME=value ..., without spaces", **listed
+    )
     run.add_argument("--force", action="store_true", help="run even what is up to date")
     run.add_argument(
         "--cell-timeout",

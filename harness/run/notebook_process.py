@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class NotebookProcess:
     set_name: str
     parameters: dict
     inputs: dict  # input_fingerprint when the run was planned
+    hash_models: Callable[[], dict] = dict  # what its models are now
     state: str = "waiting"
     process: subprocess.Popen | None = None
     started_at: float = 0.0  # time.monotonic()
@@ -74,12 +76,20 @@ def is_up_to_date(notebook: NotebookProcess) -> bool:
     """Whether its last run has the same inputs, and its files are as it left them."""
     path = files.run_dir(notebook.set_name) / f"{notebook.name}.done.json"
     try:
-        done = json.loads(path.read_text())
+        done = json.loads(path.read_text()) if path.is_file() else {}
         return done["inputs"] == notebook.inputs and done["outputs"] == {
             name: files.digest(files.output_root() / name) for name in done["outputs"]
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _outputs_of(done: Path) -> dict:
+    """The files, with their hashes, that a *.done.json says its notebook made."""
+    try:
+        return dict(json.loads(done.read_text())["outputs"]) if done.is_file() else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 def commit_outputs(notebook: NotebookProcess, staged: Path) -> None:
@@ -91,14 +101,21 @@ def commit_outputs(notebook: NotebookProcess, staged: Path) -> None:
         staged / "figures" / set_name,
     )
     done = runs / f"{notebook.name}.done.json"
-    done.unlink(missing_ok=True)
+    made = {*_outputs_of(done)}
+    for about in figures.glob(f"{notebook.name.split('_')[0]}_*.alt.json"):
+        name = f"figures/{set_name}/{about.name.removesuffix('.alt.json')}"
+        made |= {f"{name}.{kind}" for kind in ("alt.json", "csv", "png", "svg")}
     rows = staged_runs / f"{notebook.name}.measured.csv"
     if rows.exists():
         staged_figures.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(rows, staged_figures / rows.name)
-    for old in figures.glob(f"{notebook.name.split('_')[0]}_*"):
-        if old.is_file() and not (staged_figures / old.name).is_file():
-            old.unlink()
+    # no longer done, but what it made so far is known to the next run
+    new = [f"figures/{set_name}/{path.name}" for path in staged_figures.glob("*")]
+    known = json.dumps({"outputs": dict.fromkeys([*made, *new], "")})
+    files.write_whole(done, known)
+    for name in made - {*new}:
+        if Path(name).parent == Path("figures", set_name):
+            (figures / Path(name).name).unlink(missing_ok=True)
     outputs = {}
     for source, target in ((staged_figures, figures), (staged_runs, runs)):
         target.mkdir(parents=True, exist_ok=True)
@@ -165,9 +182,13 @@ def end(notebook: NotebookProcess) -> None:
     notebook.seconds = time.monotonic() - notebook.started_at
     notebook.state, status = "failed", notebook.process.returncode
     if status == 0:
-        before, hashes = notebook.inputs, notebook.inputs["models"]
-        if input_fingerprint(notebook.path, notebook.parameters, hashes) != before:
-            notebook.error = "its sources changed meanwhile: run it again"
+        before = notebook.inputs
+        now = input_fingerprint(
+            notebook.path, notebook.parameters, notebook.hash_models()
+        )
+        if now != before:
+            what = "sources" if now["models"] == before["models"] else "models"
+            notebook.error = f"its {what} changed meanwhile: run it again"
             return
         commit_outputs(notebook, notebook.staging)
         notebook.state = "done"
@@ -256,6 +277,7 @@ def execute_notebook(
             execution_timeout=cell_timeout,
             on_cell_start=note_position,
         )
+        safe_text.escape_outputs(Path(out_folder) / source.name)
         return 0
     except PapermillExecutionError as error:
         message = str(error.evalue).strip().splitlines() or [""]

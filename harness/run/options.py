@@ -31,6 +31,7 @@ MODEL_SETS = {  # name -> base model, instruction-tuned model
 
 
 SIZES = files.ROOT / "models" / "sizes.csv"
+NO_SETS = ("bench",)  # folders of figures/ that other commands fill
 
 
 def public_sets() -> dict[str, str]:
@@ -71,7 +72,9 @@ def run_request(
     parameters: "NAME=value" each; only: numbers or names of notebooks; cell_timeout:
     None is 600 s for mini, whose longest cell takes well under a minute, else an hour.
     """
-    base, instruct = choose_models(files.check_set_name(set_name), base, instruct)
+    if files.check_set_name(set_name) in NO_SETS:
+        raise ValueError(f"SET={set_name!r}: figures/{set_name}/ is kept by make bench")
+    base, instruct = choose_models(set_name, base, instruct)
     if not re.fullmatch(models.DEVICES, device):
         raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps")
     if dtype not in models.DTYPES:
@@ -144,7 +147,7 @@ def _local(model: str) -> str:
 def check_models(common: dict[str, str]) -> None:
     """Find both models, or say in one line what is wrong."""
     base, instruct = common["BASE"], common["INSTRUCT"]
-    if base != instruct and Path(base).name == Path(instruct).name:
+    if instruct and base != instruct and Path(base).name == Path(instruct).name:
         raise ValueError(
             f"BASE and INSTRUCT are both called {Path(base).name!r}, and results go by "
             "that name: rename one of the folders"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import IPython.display
+import nbformat
 import pandas as pd
 import pytest
 
@@ -46,6 +47,13 @@ def model(tmp_path, monkeypatch):
     (["SEED=-1"], "SEED=-1: expected 0 to"),
     (["SEED=many"], "invalid int value: 'many'"),
     (["SET=../up"], "SET='../up': use letters"),
+    (["SET=bench"], "SET='bench': figures/bench/ is kept by make bench"),
+    (["ONLY=01 99"], "no notebook '99'"),
+    (["PARAMS=SEED=1 A=2"], "PARAMS='SEED=1': SEED has a setting of its own"),
+    (["PARAMS=$(shell touch HERE)"], "PARAMS='$(shell': expected NAME=value"),
+    (["PARAMS=\"; touch HERE; \""], "PARAMS='\";': expected NAME=value"),
+    (["ONLY=`touch HERE`"], "no notebook 'HERE`'"),
+    (["SET=$(shell touch HERE)"], "SET='$(shell touch HERE)': use letters"),
 ])  # fmt: skip
 def test_make_reproduce_ends_in_one_line(asked, says, tmp_path):
     make = ["make", "-s", "-o", ".venv/.ready", f"PY={sys.executable}", "reproduce"]
@@ -58,6 +66,7 @@ def test_make_reproduce_ends_in_one_line(asked, says, tmp_path):
     assert done.returncode == 2 and len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ") and says in lines[0]
     assert not done.stdout and not any(tmp_path.iterdir())
+    assert not (files.ROOT / "HERE").exists()
 
 
 def test_the_paper_s_set_without_a_network_names_the_set_that_works(capsys):
@@ -138,6 +147,14 @@ def test_models_are_checked_before_a_notebook_is_started(model, capsys, monkeypa
     assert "has no *.safetensors" in refused_by_run(capsys, *asked)
 
 
+def test_a_folder_at_the_top_is_no_second_model(model, monkeypatch):
+    monkeypatch.setattr(options, "_has_template", lambda _: True)
+    common = {"BASE": str(model), "INSTRUCT": "", "DEVICE": "cpu", "DTYPE": "float32"}
+    options.check_models(common)
+    monkeypatch.setattr(checkpoints, "find_checkpoint", lambda name: (model, None))
+    options.check_models(common | {"BASE": "/"})  # both names would be ""
+
+
 @pytest.mark.parametrize("value", ["{[]:1}", "1+", "(" * 400, "None", "[1"])
 def test_a_parameter_of_any_kind_is_taken_or_refused(capsys, value):
     said = refused_by_run(capsys, "-p", f"N_PROMPTS={value}")
@@ -198,6 +215,27 @@ def test_hostile_text_in_a_figure_and_its_files(tmp_path):
     assert "<script" not in svg and "onerror=" not in svg
     assert len(pd.read_csv(tmp_path / "09_x.csv")) == 1
     assert json.loads((tmp_path / "09_x.alt.json").read_text(encoding="utf-8"))["alt"]
+
+
+def test_no_cell_of_a_csv_is_a_formula():
+    cells = ["=1+1", "@SUM(A1)", "+cmd|x", "-2+3", "\t=1", "-0.5", "+1e-3", "=", "- a"]
+    frame = safe_text.plain_cells(pd.DataFrame({"token": [*cells, 0.5, None]}))
+    assert [str(c).startswith("'") for c in frame["token"]] == [True] * 5 + [False] * 6
+
+
+def test_hostile_text_in_an_executed_notebook(tmp_path):
+    output = nbformat.v4.new_output
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_code_cell("1")]
+    book.cells[0].outputs = [
+        output("stream", text="a\x1b[2Jb\u202ec"),
+        output("display_data", data={"text/html": "<b>\u202e</b>", "image/png": "AA"}),
+    ]
+    nbformat.write(book, tmp_path / "x.ipynb")
+    safe_text.escape_outputs(tmp_path / "x.ipynb")
+    stream, shown = nbformat.read(tmp_path / "x.ipynb", 4).cells[0].outputs
+    assert stream.text == r"a\x1b[2Jb\u202ec"
+    assert shown.data == {"text/html": r"<b>\u202e</b>", "image/png": "AA"}
 
 
 def test_hostile_text_cannot_steer_the_terminal(capsys, monkeypatch):

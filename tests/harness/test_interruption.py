@@ -72,7 +72,7 @@ class Killed(BaseException):
 def test_a_death_between_any_two_files_is_seen_by_the_next_run(tmp_path, monkeypatch):
     """Whichever rename is the last, no half-kept notebook counts as finished."""
     rename, made = os.replace, []
-    for last in range(6):
+    for last in range(7):
         out = tmp_path / str(last)
         monkeypatch.setenv("REPRODUCE_OUT", str(out))
         job = notebook_process.NotebookProcess(
@@ -105,8 +105,9 @@ def test_a_death_between_any_two_files_is_seen_by_the_next_run(tmp_path, monkeyp
             pass
         monkeypatch.setattr(os, "replace", rename)
         made.append(notebook_process.is_up_to_date(job))
-        assert not notebook_process.is_up_to_date(old)
-    assert made == [False] * 5 + [True]
+        # before the first rename nothing was touched
+        assert notebook_process.is_up_to_date(old) == (last == 0)
+    assert made == [False] * 6 + [True]
 
 
 def test_a_killed_run_s_leftovers_cannot_write_to_the_next(place, monkeypatch):
@@ -127,6 +128,38 @@ def test_what_changes_while_it_runs_is_not_taken_for_done(place, go, monkeypatch
     assert not figures(place)
     write_notebook(place / "notebooks", "01")
     assert go()[0] == 0 and "01_first.csv" in figures(place)
+
+
+def test_a_model_that_changes_while_it_is_read_is_not_recorded(place, go, capsys):
+    """Weights changed before a notebook has ended: not under the first hash."""
+    weights = place / "model" / "tokenizer.model"
+    weights.write_text("first")
+    extra = f'from pathlib import Path; Path("{weights}").write_text("second")'
+    write_notebook(place / "notebooks", "01", extra=extra)
+    status, said, _ = go()
+    assert status == 1 and "its models changed meanwhile: run it again" in said
+    assert not figures(place)
+    assert go()[0] == 0  # the same contents again, written anew
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.spm", "a.tiktoken", "additional_chat_templates/a.jinja", "parts/a.safetensors"],
+)
+def test_a_model_s_hash_sees_every_file_that_is_read(tmp_path, name):
+    before = fingerprint.model_digest(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("1")
+    one = fingerprint.model_digest(tmp_path)
+    (tmp_path / name).write_text("2")
+    assert len({before, one, fingerprint.model_digest(tmp_path)}) == 3
+
+
+def test_a_model_s_hash_is_not_made_twice(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("1")
+    before = fingerprint.model_digest(tmp_path)
+    monkeypatch.setattr(fingerprint, "digest", lambda *_: pytest.fail("read again"))
+    assert fingerprint.model_digest(tmp_path) == before
 
 
 def test_a_killed_notebook_is_not_explained_by_a_warning(tmp_path, monkeypatch):

@@ -152,16 +152,23 @@ def test_a_figure_that_is_no_longer_drawn_is_deleted_and_no_other(place, monkeyp
     )
     job.peak_bytes, job.cpu_seconds = 2**22, 1.26
     there, staged = place / "figures" / "trial", place / "staged"
-    old = ["01_lost.png", "01_kept.csv", "02_other.png", "verdicts.csv"]
-    for name in (*old, "010_more.png"):
+    for name in ("01_lost.txt", "01_kept.csv"):  # of an earlier run
+        files.write_whole(staged / "figures" / "trial" / name, "old")
+    notebook_process.commit_outputs(job, staged)
+    theirs = ["01_notes.md", "010_more.png", "02_other.png", "verdicts.csv"]
+    for name in theirs:
         files.write_whole(there / name, "old")
+    (place / "elsewhere").write_text("old")
+    (there / "01_link.md").symlink_to(place / "elsewhere")
+    for kind in ("alt.json", "csv", "svg"):  # drawn before; of a run that is not here
+        files.write_whole(there / f"01_older.{kind}", "old")
     files.write_whole(staged / "figures" / "trial" / "01_kept.csv", "new")
     files.write_whole(staged / "runs" / "trial" / "01_trial.measured.csv", "rows")
     files.write_whole(staged / "runs" / "trial" / "01_trial.ipynb", "book")
     notebook_process.commit_outputs(job, staged)
     assert {p.name: p.read_text() for p in there.iterdir()} == {
-        "01_kept.csv": "new", "01_trial.measured.csv": "rows", "02_other.png": "old",
-        "verdicts.csv": "old", "010_more.png": "old",
+        "01_kept.csv": "new", "01_trial.measured.csv": "rows",
+        **dict.fromkeys([*theirs, "01_link.md"], "old"),
     }  # fmt: skip
     done = json.loads((place / "runs" / "trial" / "01_trial.done.json").read_text())
     assert (done["seconds"], done["peak_mb"], done["cpu_seconds"]) == (2.0, 4, 1.3)
