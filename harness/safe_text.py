@@ -15,7 +15,7 @@ from matplotlib import font_manager
 
 HIDDEN = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e"
 HIDDEN += r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-# a sign, then more than a number: "=1+1", "@SUM", "-2+cmd", but not "-0.5", "=" or "- a"
+# a sign, then more than a number: "=1+1", "@SUM", "-2+cmd"; not "-0.5", "=" or "- a"
 FORMULA = r"[\t\r]|[=@][^=\s]|[+-](?![\s+-]|[\d.]+(e[+-]?\d+)?$)."
 
 
