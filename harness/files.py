@@ -62,7 +62,8 @@ def set_folders() -> dict[str, Path]:
     for root in (ROOT, Path(os.environ.get("REPRODUCE_KEPT", output_root()))):
         for rows in root.glob("figures/[!.]*/[0-9]*.measured.csv"):
             found[rows.parent.name] = rows.parent
-    with open(ROOT / "models" / "weights.csv", newline="", encoding="utf-8") as file:
+    weights = Path(__file__).parents[1] / "models" / "weights.csv"
+    with open(weights, newline="", encoding="utf-8") as file:
         order = ["mini", *(row["set"] for row in csv.DictReader(file))]
     place = {name: number for number, name in enumerate(order)}
     return {k: found[k] for k in sorted(found, key=lambda k: (place.get(k, 99), k))}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from harness.files import ROOT
+from helpers import batching
 from helpers.models import LM, load
 
 WORDS = [f"w{i}" for i in range(96)]
@@ -53,6 +54,12 @@ def tiny_model(family: str, seed: int = 0, **changes):
     for parameter in model.requires_grad_(False).parameters():
         if parameter.ndim > 1:
             parameter.mul_(4)
+    return model
+
+
+def unchecked(model):
+    """Let a planted model pass `check_model`: it reads as no causal model would."""
+    batching._PADS[model] = True
     return model
 
 

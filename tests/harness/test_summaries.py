@@ -32,6 +32,9 @@ def published_rows():
 def test_every_number_of_a_sentence_is_measured_on_mini():
     kept = published_rows()
     measured = {row["claim"] for row in kept if not row["reason"]}
+    measured -= {
+        r["claim"] for r in kept if not r["part"] and not r["cell"]
+    }  # a reason
     for claim in measured & {*summaries.summary_templates()}:
         said = summaries.summary_sentence(claim, kept)
         assert said and "{" not in said, (claim, summaries.summary_parts(claim))

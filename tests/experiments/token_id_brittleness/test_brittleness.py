@@ -12,6 +12,7 @@ from experiments.prompts import Item
 from experiments.token_id_brittleness import dose_response, noise_radius, perturbations
 from harness import claims, judge
 from helpers.models import LM
+from tests.tiny import unchecked
 
 TEMPLATE = "{% for m in messages %}<s> w90 {{ m.content }} </s> {% endfor %}<s> w91"
 
@@ -283,7 +284,7 @@ MARKERS, TEMPLATE_WORDS = ([1, 2], 3), ([93, 94], 2)  # ids, how many of them
     ids=["exact markers", "all alike", "deaf to markers"],
 )
 def test_planted_readers_of_markers_get_their_verdicts(chat, heeded, graded, verdict):
-    lm = LM(Heeds(chat, heeded, graded), chat.tokenizer, "planted")
+    lm = LM(unchecked(Heeds(chat, heeded, graded)), chat.tokenizer, "planted")
     words = [f"w{i} w{i + 1} w{2 * i % 80} w7" for i in range(8, 68)]
     items = [Item(w, "s", w, "w5") for w in words]
     marked = perturbations.locate_markers(lm, items)

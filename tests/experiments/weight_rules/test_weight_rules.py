@@ -13,7 +13,7 @@ from harness import claims, judge
 from helpers.batching import prompt_embeds
 from helpers.mixture import sharpened
 from helpers.models import LM
-from tests.tiny import named
+from tests.tiny import named, unchecked
 
 SIZE, OPENINGS = 60, 24
 
@@ -89,7 +89,7 @@ ITEMS = [Item("", "", str(i), template=f"{i % 8}") for i in range(1, OPENINGS + 
 
 @pytest.fixture(scope="module", params=["whole", "top"])
 def reader(request):
-    return LM(Reader(request.param), OneToken(), request.param)
+    return LM(unchecked(Reader(request.param)), OneToken(), request.param)
 
 
 def verdict(claim, parts):
@@ -192,7 +192,7 @@ def test_every_rule_is_greedy_at_temperature_zero_and_a_wrong_one_is_counted(
 def test_paths_of_a_reader_of_top_tokens_are_greedy_without_noise():
     """Its chain under any mixture is greedy's; noise names the other noun half of the
     time, whose end follows."""
-    lm = LM(Reader("top"), OneToken(), "top")
+    lm = LM(unchecked(Reader("top")), OneToken(), "top")
     rows = paths.path_rows(lm, ITEMS, 2, draws=3)
     means = rows.groupby("kind").agreement.mean()
     assert means[[rules.OWN, rules.SOFT, "CIPHER", rules.RESTORED]].tolist() == [1] * 4
@@ -206,6 +206,6 @@ def test_paths_of_a_reader_of_top_tokens_are_greedy_without_noise():
 
 def test_a_path_ends_where_greedy_decoding_ends():
     """A noun, its end, the end token: steps 2 and 3 of six are compared."""
-    lm = LM(Reader("top"), OneToken(), "top")
+    lm = LM(unchecked(Reader("top")), OneToken(), "top")
     rows = paths.path_rows(lm, ITEMS, 6, draws=1)
     assert set(rows[rows.kind == rules.OWN].equal) == {(True, True)}
