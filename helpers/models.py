@@ -236,7 +236,10 @@ def chat_prompt(lm: LM, content: str) -> str:
     how: dict[str, Any] = {"add_generation_prompt": True}
     if "strftime_now" in (template := str(lm.tokenizer.get_chat_template())):
         how["chat_template"] = TODAY + template
-    return lm.tokenizer.apply_chat_template(turn, tokenize=False, **how)
+    try:
+        return lm.tokenizer.apply_chat_template(turn, tokenize=False, **how)
+    except Exception as error:  # a template is a program: anything may go wrong in it
+        raise ValueError(f"the chat template fails: {first_line(error)}") from None
 
 
 def gpu_memory(device: str | None = None) -> int:

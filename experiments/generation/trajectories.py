@@ -48,7 +48,7 @@ Text = tuple[int, tuple[int, ...]]  # a prompt's number, and the ids that follow
 OWN, GREEDY, RANDOM = "concept tokens", "greedy", "random weights"
 UNCLIPPED = "no clipping"
 UNTRUE = "what can truly be said is known for the mini models only"
-FEWEST = 10  # chains that a share at one step is worked out from
+FEWEST = 10  # chains that a share at one step is worked out from, or half of fewer
 AGREEMENT_AXES = {
     "x": "step",
     "y": "share",
@@ -212,7 +212,7 @@ def agreement_by_step(rows: pd.DataFrame, steps: int, seed: int = 0) -> pd.DataF
             here = own[own.prompt.map(greedy).str.len() > t]
             pairs = zip(here.ids, here.prompt.map(greedy))
             equal = [a[t : t + 1] == b[t : t + 1] for a, b in pairs]
-            if len(equal) >= FEWEST:
+            if len(equal) >= min(FEWEST, len(own) / 2):
                 e = clustered(bootstrap, here.template, equal, seed=seed)
                 shares.append((kind, t + 1, e.value, e.low, e.high))
     return pd.DataFrame(shares, columns=["kind", "step", "share", "low", "high"])

@@ -9,8 +9,9 @@
 
 A check returns a frame, one row a prompt, mismatches among them; equality is bit for
 bit, so that a NaN is a mismatch too. Models that look up more vectors by id in every
-layer (Gemma 3n; Gemma 4 where it has per-layer inputs) do have a second track, and are
-reported. An edit lasts while its check runs: the model is handed back unchanged.
+layer (Gemma 3n) do have a second track, and are reported; one that hides it by finding
+ids again from their vectors (Gemma 4 with per-layer inputs) is refused. An edit lasts
+while its check runs: the model is handed back unchanged.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from torch import nn
 
 from experiments.scoring import equal_length_batches, rows_per_batch, token_ids
+from helpers.batching import check_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +40,10 @@ def check_id_embedding_equivalence(lm: LM, prompts: list) -> pd.DataFrame:
     another shape may round differently. Columns: prompt (its number), tokens, equal
     (torch.equal over every position and token), max_difference, argmax_equal.
     A False in `equal` is a counterexample to "the model sees embeddings only".
+    ValueError for a model that takes no mixtures: Gemma 4 with per-layer inputs finds
+    the ids again from exact rows, so that equality would say nothing of it.
     """
+    check_model(lm.model)
     table = lm.model.get_input_embeddings()
 
     def both(ids):

@@ -5,6 +5,7 @@
     select_notebooks  which notebooks
     set_sizes         models/sizes.csv: how much a set's notebooks are asked
     fit_parameters    what differs from each notebook's defaults, typed like them
+    check_template    a chat template that ends, and in reason
     check_models      both models found, complete, fitting and of the right kind
     model_hashes      what both are, to tell whether they have changed
 
@@ -15,6 +16,8 @@ import ast
 import csv
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +107,8 @@ def run_request(
         common |= {"BASE": folder, "INSTRUCT": folder}
     fitted = list(zip(paths, fit_parameters(paths, common, sizes)))
     check_models(common)
+    if common["INSTRUCT"] and set_name not in {*MODEL_SETS, *public_sets()}:
+        check_template(common["INSTRUCT"])
     how = cell_timeout, jobs, force, not only
     return RunRequest(set_name, common, fitted, sizes, *how)
 
@@ -169,6 +174,41 @@ def check_models(common: dict[str, str]) -> None:
             )
     if common["DEVICE"] not in ("auto", "cpu"):
         models.pick_device(common["DEVICE"])
+
+
+RENDER = """
+import resource, sys, types
+if sys.platform == "linux":
+    resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+from transformers import AutoTokenizer
+from helpers.models import LOCAL, chat_prompt
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], **LOCAL)
+try:
+    print(len(chat_prompt(types.SimpleNamespace(tokenizer=tokenizer), "hello")))
+except ValueError as error:
+    sys.exit(str(error))
+"""
+MOST_RENDERED = 10**5  # characters around one word of a user
+RENDER_SECONDS = 60
+
+
+def check_template(instruct: str) -> None:
+    """Refuse a chat template that fails, loops or floods: rendered once, apart."""
+    folder, _ = checkpoints.find_checkpoint(instruct)
+    command = [sys.executable, "-c", RENDER, str(folder)]
+    how = {"cwd": files.ROOT, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, timeout=RENDER_SECONDS, **how)
+        wrong = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        if done.returncode == 0 and int(done.stdout) > MOST_RENDERED:
+            wrong = f"it makes {int(done.stdout)} characters of one word"
+        elif done.returncode == 0:
+            return
+    except subprocess.TimeoutExpired:
+        wrong = f"it does not end in {RENDER_SECONDS} s"
+    raise ValueError(
+        f"INSTRUCT={instruct!r}: its chat template is unfit: {wrong[:200]}"
+    )
 
 
 def model_hashes(common: dict[str, str]) -> dict[str, str]:

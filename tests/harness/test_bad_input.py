@@ -147,6 +147,32 @@ def test_models_are_checked_before_a_notebook_is_started(model, capsys, monkeypa
     assert "has no *.safetensors" in refused_by_run(capsys, *asked)
 
 
+LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template, says",
+    [
+        ("{{ messages[0].content }}", ""),
+        ("{{ 'x' * 10**6 }}", "it makes 1000000 characters of one word"),
+        ("{{ 'x' * 10**11 }}", "the chat template fails: MemoryError"),
+        (LOOP, "it does not end in 20 s"),
+        ("{{ raise_exception('no') }}", "the chat template fails: no"),
+        ("{% if %}", "the chat template fails: "),
+    ],
+    ids=["fit", "floods", "memory", "loops", "raises", "syntax"],
+)
+def test_a_chat_template_that_is_unfit_is_refused(model, monkeypatch, template, says):
+    (model / "chat_template.jinja").write_text(template)
+    monkeypatch.setattr(options, "RENDER_SECONDS", 20)
+    if not says:
+        return options.check_template(str(model))
+    with pytest.raises(ValueError) as refused:
+        options.check_template(str(model))
+    said = str(refused.value)
+    assert "its chat template is unfit: " in said and says in said and "\n" not in said
+
+
 def test_a_folder_at_the_top_is_no_second_model(model, monkeypatch):
     monkeypatch.setattr(options, "_has_template", lambda _: True)
     common = {"BASE": str(model), "INSTRUCT": "", "DEVICE": "cpu", "DTYPE": "float32"}

@@ -285,6 +285,7 @@ def test_publishing_copies_outputs_without_what_changes(place, monkeypatch, caps
     monkeypatch.setenv("REPRODUCE_OUT", str(place))
     monkeypatch.setattr(files, "ROOT", place)
     (place / "README.md").write_text("hand-written\n")
+    files.write_whole(place / "models" / "weights.csv", "name,set\n")
     path = place / "notebooks" / "01_trial.ipynb"
     job = notebook_process.NotebookProcess(path, "mini", {}, {})
     with pytest.raises(ValueError, match="01_trial not up to date"):
