@@ -22,7 +22,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce verdicts check test test-fast test-real kill-test twice lint
-.PHONY: format lock lab site models bench version-matrix publish clean
+.PHONY: format lock lab site models bench version-matrix publish clean seeds
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -88,6 +88,16 @@ site: $(READY)  ## what was found on SET, as pages in site/
 
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure
+
+seeds: $(READY)  ## mini with two more training seeds: train, run, keep verdicts (hours)
+	@for seed in 1 2; do \
+		$(PY) -m models.train mini-gpt2 --seed $$seed --steps 2750 && \
+		$(PY) -m models.train mini-qwen2 --seed $$seed --steps 3000 && \
+		$(OFFLINE) $(PY) -m harness.run reproduce --set mini-seed$$seed \
+			--base models/_work/seed$$seed/mini-gpt2 \
+			--instruct models/_work/seed$$seed/mini-qwen2 \
+			--only 01 --only 02 --only 03 --only 04 || exit; \
+	done; $(PY) -m models.measure
 
 bench: $(READY)  ## time the loop against generate; keep figures/bench/ (BENCH=options)
 	@$(OFFLINE) $(PY) -m benchmarks $(BENCH)

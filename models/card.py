@@ -111,8 +111,8 @@ facts are unseen.
 ## Measured
 
 Shares are of greedy answers, exact to the letter in chat; 95 % bootstrap intervals.
-Seed 0 is committed. Another seed (`python -m models.train --seed 1`) checks that what a
-model can do does not hang on one; it may be trained for less, as its tokens say.
+Seed 0 is committed. Others (`make seeds`) check that what a model can do does not hang
+on one; they may be trained for less, as their tokens say.
 
 {tables}
 

@@ -288,7 +288,7 @@ def measure(model: str, seed: int) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--show", action="store_true", help="print, write nothing")
     args = parser.parse_args()
     kept = HERE / "measured.csv"

@@ -2,6 +2,7 @@
 
     fill_blocks    a page's text with its blocks written anew
     BLOCKS         name -> function that writes the block
+    keep_seeds     what other training seeds of mini gave -> models/seeds.csv
     keep_costs     what this machine's runs took -> figures/<set>/cost.json
 
 A block stands between <!-- generated: name --> and <!-- end: name -->. Every writer
@@ -10,6 +11,7 @@ takes `up`, the way from the page's folder to the repository: "" or "../".
 
 import csv
 import html
+import io
 import json
 import re
 import subprocess
@@ -21,6 +23,8 @@ from harness.fingerprint import ACROSS
 PAPER = "paper"  # the write-up's own models: a column even where they have not run
 HEADLINES = ("R1", "R6", "I0", "I1", "I2", "N3")  # the claims that README opens with
 COSTS = ("seconds", "cpu_seconds", "peak_mb")
+SEEDS = "models/seeds.csv"
+SEED = re.compile(r"mini-seed(\d+)")  # a set: mini trained with another seed
 NOT_MEASURED = "Not measured yet."
 STATUS = {  # of a claim -> how a tally speaks of those that it has
     "asserted": "asserted",
@@ -76,7 +80,8 @@ def verdict_rows(set_name: str) -> dict[str, dict]:
 
 def shown_sets() -> list[str]:
     """The sets that have been run and judged, mini first."""
-    return [name for name in files.set_folders() if verdict_rows(name)]
+    folders = [name for name in files.set_folders() if not SEED.fullmatch(name)]
+    return [name for name in folders if verdict_rows(name)]
 
 
 def measured_rows(set_name: str = "mini") -> list[dict]:
@@ -310,6 +315,51 @@ def keep_costs() -> None:
         files.write_whole(files.figures_dir(name) / "cost.json", text)
 
 
+def keep_seeds() -> None:
+    """Keep the verdicts of figures/mini-seed<N>/, where they were run, in SEEDS.
+
+    `make seeds` makes them; neither those weights nor their figures are committed.
+    """
+    kept = []
+    for folder in sorted((files.ROOT / "figures").glob("mini-seed*")):
+        if found := SEED.fullmatch(folder.name):
+            rows = measured_rows(folder.name)
+            kept += [{"seed": found[1]} | row for row in rows]
+    if kept:
+        columns = ("seed", "id", "verdict", "part", "cell", "value", "low", "high", "n")
+        lines = io.StringIO()
+        writer = csv.DictWriter(
+            lines, columns, extrasaction="ignore", lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(kept)
+        files.write_whole(files.ROOT / SEEDS, lines.getvalue())
+
+
+def seeds(up: str = "") -> str:
+    """The verdicts of mini beside those of models trained with other seeds."""
+    by_seed = {"0": verdict_rows("mini")}
+    for row in read_csv(files.ROOT / SEEDS):
+        by_seed.setdefault(row["seed"], {})[row["id"]] = row
+    if len(by_seed) < 2:
+        return "Not measured yet: `make seeds`."
+    rows, alike = [], 0
+    for claim in by_seed["0"]:
+        found = [kept[claim] for kept in by_seed.values() if claim in kept]
+        if len(found) < len(by_seed):
+            continue
+        alike += len({row["verdict"] for row in found}) == 1
+        words = [wording.verdict_words(claim, row["verdict"]) for row in found]
+        number = ""
+        if len({(row["part"], row["cell"]) for row in found}) == 1 and found[0]["part"]:
+            ranges = [f"{r['value']} [{r['low']}, {r['high']}]" for r in found]
+            number = plain(f"{found[0]['part'].replace('_', ' ')}: {'; '.join(ranges)}")
+        rows.append([claim, *words, number])
+    heads = ["claim", *(f"seed {seed}" for seed in by_seed), "number, seed by seed"]
+    said = f"{alike} of {len(rows)} claims have the same verdict with every seed."
+    return f"{said}\n\n{markdown_table(heads, rows)}"
+
+
 def bench(up: str = "") -> str:
     """The benchmark's table, its targets, and where a missed one's time goes."""
     folder = files.ROOT / "figures" / "bench"
@@ -397,5 +447,5 @@ def read_csv(path: Path) -> list[dict]:
 
 
 WRITERS = (badges, headline, sets, found, differences, verdicts, reasons, citations)
-WRITERS += (changes, cost, bench)
+WRITERS += (changes, cost, seeds, bench)
 BLOCKS = {writer.__name__: writer for writer in WRITERS}

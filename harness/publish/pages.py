@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import files
-from harness.publish.blocks import fill_blocks, keep_costs
+from harness.publish.blocks import fill_blocks, keep_costs, keep_seeds
 from harness.publish.notebook_html import light_copy
 from harness.publish.site import executed_notebooks
 
@@ -38,6 +38,7 @@ def publish(
         executed = files.run_dir("mini") / job.path.name
         replace_file(job.path, strip_volatile(executed.read_bytes()))
     keep_costs()
+    keep_seeds()
     keep_notebooks()
     for page, up in pages():
         text = fill_blocks(page.read_text(encoding="utf-8"), up)
