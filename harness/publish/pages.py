@@ -6,6 +6,7 @@ strip_volatile    a notebook's bytes without what changes from run to run
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 VOLATILE = "metadata.papermill cell.metadata.papermill cell.metadata.execution "
 VOLATILE += "metadata.language_info.version"
+
+# In a notebook of a set: where its models lay, before their own names.
+MODEL_FOLDER = re.compile(rb'((?:BASE|INSTRUCT) = \\")[^"\\]*/([^"/\\]+\\")')
 
 
 def publish(
@@ -56,6 +60,7 @@ def keep_notebooks() -> None:
         for path, origin in executed_notebooks(set_name) if set_name != "mini" else ():
             if origin.startswith("runs/"):
                 light = light_copy(strip_volatile(path.read_bytes()))
+                light = MODEL_FOLDER.sub(rb"\1\2", light)
                 replace_file(files.figures_dir(set_name) / path.name, light)
 
 
