@@ -209,7 +209,8 @@ def verdict_cell(claim: str, kept: dict[str, dict[str, dict]], set_name: str) ->
     if spec["notebook"] == ACROSS:
         words = row["verdict"] if row else "not tested"
         return f"{words}, across sets" if set_name == "mini" else ""
-    if row is None and spec["kind"] == "arithmetic":
+    unset = row is None or row["verdict"] == "not tested"
+    if unset and spec["kind"] == "arithmetic":
         row = kept["mini"].get(claim)
     return wording.verdict_words(claim, row["verdict"] if row else "not tested")
 
@@ -323,8 +324,9 @@ def keep_seeds() -> None:
     kept = []
     for folder in sorted((files.ROOT / "figures").glob("mini-seed*")):
         if found := SEED.fullmatch(folder.name):
-            rows = measured_rows(folder.name)
-            kept += [{"seed": found[1]} | row for row in rows]
+            run = {path.name.split(".")[0] for path in folder.glob("*.measured.csv")}
+            rows = [r for r in measured_rows(folder.name) if r["notebook"] in run]
+            kept += [row | {"seed": found[1]} for row in rows]  # of training
     if kept:
         columns = ("seed", "id", "verdict", "part", "cell", "value", "low", "high", "n")
         lines = io.StringIO()
