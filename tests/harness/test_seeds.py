@@ -3,17 +3,16 @@
 from harness import files
 from harness.publish import blocks
 
+HEADS = "id,kind,notebook,seed,verdict,part,cell,value,low,high,n\n"
+ROW = "{},capability,02_translation,0,{},score,a,{},0.1,0.3,50\n"
+
 
 def test_seeds_of_mini_are_kept_and_stand_beside_its_own(tmp_path, monkeypatch):
-    columns = "id,kind,notebook,seed,verdict,part,cell,value,low,high,n\n"
-    row = "{},capability,02_translation,0,{},score,a,{},0.1,0.3,50\n"
     for name, verdict, value in (("", "partly", 0.2), ("-seed1", "reproduced", 0.25)):
         folder = tmp_path / "figures" / f"mini{name}"
         folder.mkdir(parents=True)
-        text = (
-            columns + row.format("R1", verdict, value) + row.format("R3", "partly", 1)
-        )
-        (folder / "verdicts.csv").write_text(columns + "".join(rows))
+        rows = ROW.format("R1", verdict, value) + ROW.format("R3", "partly", 1)
+        (folder / "verdicts.csv").write_text(HEADS + rows)
         (folder / "02_translation.measured.csv").write_text("")
     (tmp_path / "models").mkdir()
     monkeypatch.setattr(files, "ROOT", tmp_path)
