@@ -1,6 +1,6 @@
 """Verdicts of other training seeds are kept, and stand beside mini's own."""
 
-from harness import files
+from harness import claims, files
 from harness.publish import blocks
 
 HEADS = "id,kind,notebook,seed,verdict,part,cell,value,low,high,n\n"
@@ -15,6 +15,7 @@ def test_seeds_of_mini_are_kept_and_stand_beside_its_own(tmp_path, monkeypatch):
         (folder / "verdicts.csv").write_text(HEADS + rows)
         (folder / "02_translation.measured.csv").write_text("")
     (tmp_path / "models").mkdir()
+    claims.claims()  # read once, from the repository
     monkeypatch.setattr(files, "ROOT", tmp_path)
     assert blocks.seeds().startswith("Not measured yet")
     blocks.keep_seeds()
