@@ -2,6 +2,7 @@
 
     random_like          random vectors with the norms of given ones
     replace_runners_up   mixtures with other tokens behind the top one
+    other_prompts        for each of several concept tokens, another prompt's
     shuffled             the kept tokens under each other's weights
     random_weights       the kept tokens under random weights
     random_tokens        random tokens under the real weights
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from helpers.mixture import WeightRule, at_least_float32, mix
@@ -49,6 +51,20 @@ def replace_runners_up(
     mixed = mix(probs[:, : new.shape[-1]], new, lm.embed)
     norms = vectors.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
     return mixed * norms
+
+
+def other_prompts(keys: list[tuple[int, int]], seed: int) -> list[int]:
+    """Draw for each (top token, prompt) another entry in which both differ."""
+    rng = np.random.default_rng(seed)
+    picked = []
+    for top, b in keys:
+        far = [j for j, (top2, b2) in enumerate(keys) if top2 != top and b2 != b]
+        if not far:
+            raise ValueError(
+                "every prompt leads to the same top token: the floor needs another one"
+            )
+        picked.append(far[rng.integers(len(far))])
+    return picked
 
 
 def shuffled(seed: int = 0) -> WeightRule:

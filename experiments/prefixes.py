@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 BATCH = 256  # vectors read in one pass
+# Of what is compared after them (R1 and R7, W2 and W3):
+SEPARATE = 0.05  # bits: below it, two predictions count as the same
+LEAST = 1e-3  # lighter members are left out of a mixture's q; `dropped` says how much
 
 
 @torch.no_grad()
@@ -46,9 +49,6 @@ def logits_after(
         if hasattr(forward.cache, "batch_select_indices"):
             at = torch.tensor(of_row, device=lm.device)
             forward.cache.batch_select_indices(at)
-            forward.positions = (
-                None if forward.positions is None else (forward.positions[at])
-            )
             logits = forward(fed)
         else:
             logits = next_logits(lm, torch.cat([prefix[of_row], fed], 1), None, BATCH)

@@ -4,6 +4,7 @@
     FRAMES        name -> Frame: a text with a slot {x} for a word or a vector
     MEANINGS      word -> what it means in plain English
     prompt_suite  the prompts of notebook 01, of every kind in turn
+    sample_open   items with one or several likely next words, drawn at random
     template_of   a prompt's wording without the words that vary
 
 The set `mini` is asked about its own small world (models/world.py), which holds every
@@ -24,6 +25,7 @@ natural_prompts.csv, written for this repository and taken from no data set.
 from __future__ import annotations
 
 import csv
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -283,12 +285,22 @@ def _other_wording(item: Item) -> Item:
     return replace(item, accepted=tuple(dict.fromkeys((gold, other))))
 
 
-def suites(set_name: str) -> Mapping[str, tuple[Item, ...]]:
-    """Choose what a set is asked: its own world for `mini`, else natural prompts.
+def is_mini(set_name: str) -> bool:
+    """Whether a set is one of mini models: `mini`, or "mini-" and more (mini-seed1)."""
+    return set_name.split("-")[0] == "mini"
 
-    A set whose name begins with "mini-" (mini-bfloat16, say) is asked as `mini`.
-    """
-    return SUITES if set_name.split("-")[0] == "mini" else _natural()
+
+def suites(set_name: str) -> Mapping[str, tuple[Item, ...]]:
+    """Choose what a set is asked: mini models their world, others natural prompts."""
+    return SUITES if is_mini(set_name) else _natural()
+
+
+def sample_open(
+    asked: Mapping[str, tuple[Item, ...]], count: int, seed: int = 0
+) -> list[Item]:
+    """Draw items with one or several likely next words; all if there are fewer."""
+    pool = asked["ambiguous"] + asked["capitals"]
+    return random.Random(seed).sample(pool, min(count, len(pool)))
 
 
 # The write-up's frames (3.2) and two from the literature. The four words of the
@@ -316,11 +328,14 @@ FRAMES = {
 }
 
 
-TEMPLATES = {
-    item.prompt: item.template
-    for known in (_natural(), SUITES)
-    for item in chain(*known.values())
-}
+@cache
+def templates() -> dict[str, str]:
+    """Map every suite's prompts to their templates."""
+    return {
+        item.prompt: item.template
+        for known in (_natural(), SUITES)
+        for item in chain(*known.values())
+    }
 
 
 def template_of(prompt: str) -> str:
@@ -328,9 +343,9 @@ def template_of(prompt: str) -> str:
 
     ValueError for a prompt of no suite.
     """
-    if prompt not in TEMPLATES:
+    if prompt not in templates():
         raise ValueError(f"prompt {prompt!r}: expected one of a suite")
-    return TEMPLATES[prompt]
+    return templates()[prompt]
 
 
 def prompt_suite(asked: Mapping[str, tuple[Item, ...]], n: int) -> list[str]:

@@ -25,6 +25,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "models" / "weights.csv"  # of the public models
+SEED = re.compile(r"mini-seed(\d+)")  # where `make seeds` puts mini of another seed
 
 
 def check_set_name(set_name: str) -> str:
@@ -54,16 +56,17 @@ def figures_dir(set_name: str, override: str = "") -> Path:
 
 def set_folders() -> dict[str, Path]:
     """figures/<set>/ of every set with measured rows: mini first, then in the order of
-    models/weights.csv, then by name.
+    models/weights.csv, then by name. Other training seeds of mini are no sets of their
+    own.
 
     Where results go elsewhere, a set that has some there is taken from there.
     """
     found = {}
     for root in (ROOT, Path(os.environ.get("REPRODUCE_KEPT", output_root()))):
         for rows in root.glob("figures/[!.]*/[0-9]*.measured.csv"):
-            found[rows.parent.name] = rows.parent
-    weights = Path(__file__).parents[1] / "models" / "weights.csv"
-    with open(weights, newline="", encoding="utf-8") as file:
+            if not SEED.fullmatch(rows.parent.name):
+                found[rows.parent.name] = rows.parent
+    with open(WEIGHTS, newline="", encoding="utf-8") as file:
         order = ["mini", *(row["set"] for row in csv.DictReader(file))]
     place = {name: number for number, name in enumerate(order)}
     return {k: found[k] for k in sorted(found, key=lambda k: (place.get(k, 99), k))}

@@ -27,6 +27,7 @@ from .mixture import (
     check_share,
     describe,
 )
+from .weight_rules import _first_only
 
 if TYPE_CHECKING:
     from .models import LM
@@ -56,7 +57,7 @@ def cold_stop(end_id: int, threshold: float = 0.01, run: int = 256) -> Switch:
         stop = (cold >= run) & ~ended
         top = torch.where(stop, end_id, indices[:, 0])
         ended = ended | (top == end_id)
-        probs = torch.where(ended[:, None], _first_of(probs), probs)
+        probs = torch.where(ended[:, None], _first_only(probs), probs)
         indices = torch.cat([top[:, None], indices[:, 1:]], dim=1)
         return Weights(probs, indices, entropy), (cold, ended)
 
@@ -112,7 +113,7 @@ def entropy_switch(
         share = torch.where(to_soft, soft_share + (1 - soft_share) * done, share)
         share = torch.where(to_top, top_share + (1 - top_share) * done, share)
         share = share[:, None].to(probs.dtype)
-        probs = torch.where(one[:, None], _first_of(probs), probs) * share
+        probs = torch.where(one[:, None], _first_only(probs), probs) * share
         probs = torch.cat([probs, 1 - share], dim=1)
         indices = torch.cat([indices, added[:, None]], dim=1)
         return Weights(probs, indices, entropy), state
@@ -190,10 +191,3 @@ def fit_aligner(lm: LM, texts: Sequence[str]) -> Tensor:
         following.append(lm.embed[ids[0, 1:]].cpu().double())
     x, y = torch.cat(hidden), torch.cat(following)
     return torch.linalg.lstsq(x, y, driver="gelsd").solution.float().to(lm.device)
-
-
-def _first_of(probs: Tensor) -> Tensor:
-    """Put all of each row's weight on its first column."""
-    first = torch.zeros_like(probs)
-    first[:, 0] = 1
-    return first

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.prompts import CHORES, FRAMES, SUITES, TEMPLATES
+from experiments.prompts import CHORES, FRAMES, SUITES, templates
 from helpers.mixture import mix
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def trace_contexts(lm: LM, prompts: list[str], trace: ConceptTrace) -> list[Cont
             prefix = torch.cat([lm.embed[ids], trace.vectors[b, :t]])
             probs, indices = trace.probs[b, t], trace.indices[b, t]
             concept = mix(probs, indices, lm.embed)
-            more = float(trace.entropy[b, t]), TEMPLATES.get(prompt, prompt)
+            more = float(trace.entropy[b, t]), templates().get(prompt, prompt)
             contexts.append(Context(b, t, prefix, probs, indices, concept, *more))
     return contexts
 

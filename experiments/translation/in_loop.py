@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from experiments.floors import random_like, replace_runners_up
+from experiments.floors import other_prompts, random_like, replace_runners_up
 from experiments.metrics import entropy, js_bits, kl_bits, with_entropy
-from experiments.prefixes import logits_after
+from experiments.prefixes import LEAST, SEPARATE, logits_after
 from experiments.prompts import template_of
 from experiments.stats import Estimate, bootstrap, clustered, ratio
 from experiments.translation.stimuli import BATCH
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 Parts = dict[str, Estimate]  # what a verdict is computed from, by name
 
 BINS = (0.0, 0.3, 0.5, 0.7, 0.9, 1.0)  # p_max, the mixture's largest weight
-SEPARATE = 0.05  # bits: below it, top token and mixture predict the same
-LEAST = 1e-3  # lighter members are left out of q; `dropped` says how much that is
 POSITIONS = 48  # predicted in one pass
 LINES = {  # what is fed or predicted -> its name in figures; "other" is the floor
     "mixture": "concept token",
@@ -93,7 +91,7 @@ def loop_divergences(
     probs, indices, vectors = (
         x[b, t] for x in (trace.probs, trace.indices, trace.vectors)
     )
-    other = _other_prompts(list(zip(indices[:, 0].tolist(), b.tolist())), seed)
+    other = other_prompts(list(zip(indices[:, 0].tolist(), b.tolist())), seed)
     draw = torch.Generator().manual_seed(seed)
     bounds = norm_bounds(lm.embed, "restore")
     fed = {
@@ -118,20 +116,6 @@ def loop_divergences(
         for (b, t), p, row in zip(places, probs[:, 0].tolist(), found)
     ]
     return pd.DataFrame(rows)
-
-
-def _other_prompts(keys: list[tuple[int, int]], seed: int) -> list[int]:
-    """Draw for each (top token, prompt) another entry in which both differ."""
-    rng = np.random.default_rng(seed)
-    picked = []
-    for top, b in keys:
-        far = [j for j, (top2, b2) in enumerate(keys) if top2 != top and b2 != b]
-        if not far:
-            raise ValueError(
-                "every prompt leads to the same top token: the floor needs another one"
-            )
-        picked.append(far[rng.integers(len(far))])
-    return picked
 
 
 def _divergences(

@@ -260,7 +260,8 @@ def sample_continuations(
     one while the model wrote them; both up to the first end token.
     """
     kept = {"max_new_tokens": new_tokens, "do_sample": True, "num_beams": 1, **settings}
-    filters = _filters(kept, lm.embed.shape[0])
+    filters = [_filter(settings, lm.embed.shape[0])]
+    kept |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # the filter's
     kept |= {"pad_token_id": lm.eos_ids[0] if lm.eos_ids else 0}
     kept |= {"eos_token_id": list(lm.eos_ids) or None}
     by_length: dict[int, list[int]] = {}
@@ -288,15 +289,14 @@ def sample_continuations(
     return tuple(found)
 
 
-def _filters(settings: dict, vocabulary: int) -> list[Callable]:
-    """Take temperature, top-k and top-p out of settings of `generate` into one filter.
+def _filter(settings: dict, vocabulary: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make a filter of temperature, top-k and top-p in place of `generate`'s own.
 
     It leaves the same probabilities, without sorting the whole vocabulary at each step
     where top-k leaves a few tokens. The penalty stays with `generate`, which is first.
     """
     temperature, top_p = settings["temperature"], settings["top_p"]
     count = min(settings["top_k"] or vocabulary, vocabulary)
-    settings |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
     def keep(input_ids: Tensor, scores: Tensor) -> Tensor:
         best, tokens = (scores / temperature).topk(count)
@@ -306,7 +306,7 @@ def _filters(settings: dict, vocabulary: int) -> list[Callable]:
         best = best.masked_fill(lighter <= 1 - top_p, -torch.inf)
         return torch.full_like(scores, -torch.inf).scatter(-1, tokens, best)
 
-    return [keep]
+    return keep
 
 
 def _note_last_ids(steps: list[Tensor]):

@@ -1,7 +1,6 @@
 """Concept tokens a model has written, their controls, and what counts as their content.
 
     Concept, write_concepts   concept tokens written after a prompt, with their weights
-    sample_prompts            prompts whose next concept token is read in the loop
     choose_stimuli            items whose answers a model has written as concept tokens
     conditions                the concept tokens beside their ceilings and floors
     untrained_model           a floor: the same class of model, random weights
@@ -13,7 +12,6 @@ Contents are the top tokens' texts; every draw is seeded.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,13 +64,6 @@ def write_concepts(
         fed = (x[b, : len(ids)] for x in (trace.probs, trace.indices, trace.vectors))
         concepts.append(Concept(*fed, lm.tokenizer.decode(ids)))
     return concepts
-
-
-def sample_prompts(asked: Suites, count: int, seed: int = 0) -> list[str]:
-    """Draw prompts with one or several likely next words; all when there are fewer."""
-    pool = asked["ambiguous"] + asked["capitals"]
-    picked = random.Random(seed).sample(pool, min(count, len(pool)))
-    return [item.prompt for item in picked]
 
 
 def has_chat(lm: LM) -> bool:

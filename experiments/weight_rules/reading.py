@@ -1,7 +1,6 @@
 """What follows the first concept token after a prompt, by weight rule (W2, W3).
 
     reading_rows     one row a rule, draw and prompt: divergences between predictions
-    sample_items     the prompts
     reading_parts    W2's and W3's parts, by rule; judged: cell by cell
     part_rows        parts of all models as rows, for a figure
 
@@ -13,33 +12,31 @@ Intervals draw whole templates.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 
+from experiments.floors import other_prompts
 from experiments.metrics import js_bits
-from experiments.prompts import Item, suites
+from experiments.prefixes import LEAST, SEPARATE, logits_after
 from experiments.stats import Estimate, clustered, ratio, ratio_difference
 from experiments.weight_rules.rules import DRAWN, OWN, weight_rules
-from helpers.batching import CachedForward, next_logits, prompt_embeds
+from helpers.batching import next_logits, prompt_embeds
 from helpers.mixture import apply_norm, mix, mixture_weights, norm_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from experiments.prompts import Item
     from helpers.models import LM
 
 Parts = dict[str, Estimate]
 
-SEPARATE = 0.05  # bits: below it, two predictions count as the same
 FEWEST = 10  # prompts and draws that a figure's point is worked out from
 INCONCLUSIVE = "no prompt where the two predictions differ"
-LEAST = 1e-3  # lighter members are left out of q; `dropped` says how much that is
 
 
 class Written(NamedTuple):
@@ -51,13 +48,6 @@ class Written(NamedTuple):
     indices: Tensor
     vectors: Tensor
     others: Tensor
-
-
-def sample_items(set_name: str, count: int, seed: int = 0) -> list[Item]:
-    """Draw prompts with one or several likely next words; all if there are fewer."""
-    asked = suites(set_name)
-    pool = [*asked["ambiguous"], *asked["capitals"]]
-    return random.Random(seed).sample(pool, min(count, len(pool)))
 
 
 def reading_rows(
@@ -92,20 +82,10 @@ def _write(lm: LM, prompts: list[str], draws: int, seed: int) -> list[Written]:
             bounds = norm_bounds(lm.embed, config.norm, lm.used)
             concept = mix(probs, indices, lm.embed)
             vectors = apply_norm(concept, probs, indices, bounds, config.norm)
-            others = vectors[_others(indices[:, 0].tolist(), seed)]
+            tops = list(zip(indices[:, 0].tolist(), range(len(prompts))))
+            others = vectors[other_prompts(tops, seed)]
             written.append(Written(name, draw, probs, indices, vectors, others))
     return written
-
-
-def _others(tops: list[int], seed: int) -> list[int]:
-    """Draw for each prompt another one whose top token differs."""
-    rng = np.random.default_rng(seed)
-    far = [[j for j, other in enumerate(tops) if other != top] for top in tops]
-    if not all(far):
-        raise ValueError(
-            "every prompt leads to the same top token: the floor needs another one"
-        )
-    return [own[rng.integers(len(own))] for own in far]
 
 
 @torch.no_grad()
@@ -120,7 +100,9 @@ def _divergences(lm: LM, prompt: str, written: list[Written], b: int) -> list[di
     tokens = named.nonzero()[:, 0]
     fed = [lm.embed[tokens]]
     fed += [torch.stack([x[b] for x in (w.vectors, w.others)]) for w in written]
-    after = _predict(lm, prompt, torch.cat(fed))
+    fed = torch.cat(fed)
+    context = prompt_embeds(lm, prompt)[0][0]
+    after = logits_after(lm, [context], [0] * len(fed), fed).softmax(-1).double()
     members, (m, other) = (
         after[: len(tokens)],
         after[len(tokens) :].view(len(written), 2, -1).unbind(1),
@@ -141,18 +123,6 @@ def _divergences(lm: LM, prompt: str, written: list[Written], b: int) -> list[di
         torch.stack([*map(torch.as_tensor, columns.values())]),
     )
     return [dict(zip(names, column)) for column in values.T.tolist()]
-
-
-def _predict(lm: LM, prompt: str, fed: Tensor) -> Tensor:
-    """Predict what follows a prompt and each of N vectors (N,D): (N,V), on the CPU.
-
-    The prompt is read once; models without a cache read it N times.
-    """
-    embeds, _ = prompt_embeds(lm, prompt)
-    forward = CachedForward(lm.model, embeds, None, 1)
-    forward(embeds)
-    forward.cache.batch_repeat_interleave(len(fed))
-    return forward(fed[:, None]).float().softmax(-1).cpu().double()
 
 
 def reading_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, Parts]]:

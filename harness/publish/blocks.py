@@ -11,11 +11,12 @@ takes `up`, the way from the page's folder to the repository: "" or "../".
 
 import csv
 import html
-import io
 import json
 import re
 import subprocess
 from pathlib import Path
+
+import pandas as pd
 
 from harness import claims, clauses, figures, files, judge, tables, wording
 from harness.fingerprint import ACROSS
@@ -24,7 +25,6 @@ PAPER = "paper"  # the write-up's own models: a column even where they have not 
 HEADLINES = ("R1", "R6", "I0", "I1", "I2", "N3")  # the claims that README opens with
 COSTS = ("seconds", "cpu_seconds", "peak_mb")
 SEEDS = "models/seeds.csv"
-SEED = re.compile(r"mini-seed(\d+)")  # a set: mini trained with another seed
 NOT_MEASURED = "Not measured yet."
 STATUS = {  # of a claim -> how a tally speaks of those that it has
     "asserted": "asserted",
@@ -80,8 +80,7 @@ def verdict_rows(set_name: str) -> dict[str, dict]:
 
 def shown_sets() -> list[str]:
     """The sets that have been run and judged, mini first."""
-    folders = [name for name in files.set_folders() if not SEED.fullmatch(name)]
-    return [name for name in folders if verdict_rows(name)]
+    return [name for name in files.set_folders() if verdict_rows(name)]
 
 
 def measured_rows(set_name: str = "mini") -> list[dict]:
@@ -323,19 +322,14 @@ def keep_seeds() -> None:
     """
     kept = []
     for folder in sorted((files.ROOT / "figures").glob("mini-seed*")):
-        if found := SEED.fullmatch(folder.name):
+        if found := files.SEED.fullmatch(folder.name):
             run = {path.name.split(".")[0] for path in folder.glob("*.measured.csv")}
             rows = [r for r in measured_rows(folder.name) if r["notebook"] in run]
             kept += [row | {"seed": found[1]} for row in rows]  # of training
     if kept:
-        columns = ("seed", "id", "verdict", "part", "cell", "value", "low", "high", "n")
-        lines = io.StringIO()
-        writer = csv.DictWriter(
-            lines, columns, extrasaction="ignore", lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(kept)
-        files.write_whole(files.ROOT / SEEDS, lines.getvalue())
+        columns = ["seed", "id", "verdict", "part", "cell", "value", "low", "high", "n"]
+        text = pd.DataFrame(kept)[columns].to_csv(index=False, lineterminator="\n")
+        files.write_whole(files.ROOT / SEEDS, text)
 
 
 def seeds(up: str = "") -> str:

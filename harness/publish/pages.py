@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 VOLATILE = "metadata.papermill cell.metadata.papermill cell.metadata.execution "
 VOLATILE += "metadata.language_info.version"
 
-# In a notebook of a set: where its models lay, before their own names.
-MODEL_FOLDER = re.compile(rb'((?:BASE|INSTRUCT) = \\")[^"\\]*/([^"/\\]+\\")')
+# In a parameters cell: where a model's folder lay, before its own name.
+MODEL_FOLDER = re.compile(rb'((?:BASE|INSTRUCT) = \\")[/~.][^"\\]*/([^"/\\]+\\")')
 
 
 def publish(
@@ -60,7 +60,6 @@ def keep_notebooks() -> None:
         for path, origin in executed_notebooks(set_name) if set_name != "mini" else ():
             if origin.startswith("runs/"):
                 light = light_copy(strip_volatile(path.read_bytes()))
-                light = MODEL_FOLDER.sub(rb"\1\2", light)
                 replace_file(files.figures_dir(set_name) / path.name, light)
 
 
@@ -78,11 +77,11 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def strip_volatile(notebook: bytes) -> bytes:
-    """A notebook with its outputs and counts, without volatile metadata."""
+    """A notebook with its outputs and counts, without volatile metadata or paths."""
     command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count"]
     done = subprocess.run(
         [*command, "--extra-keys", VOLATILE], input=notebook, capture_output=True
     )
     if done.returncode:
         raise ValueError(f"nbstripout: {done.stderr.decode(errors='replace')[-200:]}")
-    return done.stdout
+    return MODEL_FOLDER.sub(rb"\1\2", done.stdout)

@@ -268,7 +268,7 @@ def test_tables_show_every_experiment_once_a_way(worded):
 def test_the_filter_leaves_the_probabilities_that_generate_would(top_k, top_p):
     scores = torch.randn(8, 300, generator=torch.Generator().manual_seed(0)) * 3
     settings = {"temperature": 0.7, "top_k": top_k, "top_p": top_p}
-    (keep,) = original_runs._filters(dict(settings), 300)
+    keep = original_runs._filter(settings, 300)
     expected = TemperatureLogitsWarper(0.7)(None, scores)
     if top_k:
         expected = TopKLogitsWarper(top_k)(None, expected)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.prefixes import logits_after
 from experiments.prompts import Item
 from experiments.stats import Estimate
 from experiments.weight_rules import paths, reading, rules
@@ -20,9 +21,6 @@ SIZE, OPENINGS = 60, 24
 
 class Cache:
     """Nothing is remembered: what follows depends on the last vector alone."""
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat nothing."""
 
 
 class Reader(torch.nn.Module):
@@ -163,8 +161,8 @@ def test_predictions_from_a_shared_prompt_are_those_of_whole_sequences():
     """One prompt read once, its cache repeated, against every sequence on its own."""
     lm, ids = named("qwen2"), "w1 w2 w3"
     fed = lm.embed[[5, 9, 40]] * 1.5
-    found = reading._predict(lm, ids, fed)
     embeds, _ = prompt_embeds(lm, ids)
+    found = logits_after(lm, [embeds[0]], [0] * len(fed), fed).softmax(-1)
     for row, vector in zip(found, fed):
         sequence = torch.cat([embeds, vector[None, None]], dim=1)
         logits = lm.model(inputs_embeds=sequence).logits[0, -1]
