@@ -58,12 +58,13 @@ def js_bits(p: Tensor, q: Tensor) -> Tensor:
 def with_entropy(p: Tensor, target: Tensor, rounds: int = 50) -> Tensor:
     """Flatten (or sharpen) p (...,V) to an entropy of `target` (...) nats.
 
-    p is raised to a power between 2^-8 and 2^8, found by bisection, and renormalised:
-    the ranking stays, nothing else comes in. Out of reach, the nearest end is taken.
+    p is raised to a power between 2^-24 and 2^24, found by bisection, and renormalised:
+    the ranking stays, nothing else comes in. Out of reach, as where the two likeliest
+    are tied, the nearest end is taken.
     """
     log_p = _probs(p).clamp_min(1e-300).log()
     target = torch.as_tensor(target).to("cpu", torch.float64).expand(log_p.shape[:-1])
-    low, high = torch.full_like(target, -8.0), torch.full_like(target, 8.0)
+    low, high = torch.full_like(target, -24.0), torch.full_like(target, 24.0)
     for _ in range(rounds):
         power = (low + high) / 2
         too_flat = entropy((log_p * 2 ** power[..., None]).softmax(-1)) > target

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experiments import metrics
@@ -40,6 +40,7 @@ def test_js_is_symmetric_bounded_and_zero_only_for_equals(p, q):
 
 
 @given(st.integers(0, 10**6), st.floats(0.05, 0.95))
+@example(6702, 0.125)  # the two likeliest are nearly tied: it takes a power above 2^8
 @settings(max_examples=20, deadline=None)
 def test_a_distribution_is_made_as_flat_as_asked_and_keeps_its_ranking(seed, share):
     scores = torch.rand(2, 8, generator=torch.Generator().manual_seed(seed)).double()
