@@ -22,7 +22,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce verdicts check test test-fast test-real kill-test twice lint
-.PHONY: format lock lab site models bench version-matrix publish clean seeds
+.PHONY: format lock lab site models learn bench version-matrix publish clean seeds
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -88,6 +88,9 @@ site: $(READY)  ## what was found on SET, as pages in site/
 
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure
+
+learn: $(READY)  ## train notebook 06's readers and thinkers again, about 40 minutes
+	@$(OFFLINE) $(PY) -m experiments.trained_reading
 
 seeds: $(READY)  ## mini with two more training seeds: train, run, keep verdicts (hours)
 	@for seed in 1 2; do \

@@ -1,0 +1,338 @@
+"""Do chains of mixtures carry several paths? Measured on held-out problems (T2 to T4).
+
+    right_answers   which problems are answered rightly, by model and what is fed
+    answer_parts    T2's and T3's parts; answer_table: shares of right answers
+    wrong_turn      T4: the answers after a wrong first step
+    left_out        and after a last thought without the best traces
+    ablated         the answers with single thoughts replaced
+    branch_rows     what follows two partial sums, mixed (as R1 and N2 ask of words)
+    thoughts        what is said at each step of a problem, to draw
+    decoded         how near that is to the distribution over all traces
+
+A row of a frame is a problem. Intervals draw whole multisets of numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+from transformers import GPT2LMHeadModel
+
+from experiments.metrics import js_bits
+from experiments.stats import Estimate, bootstrap, clustered, paired_difference
+from experiments.trained_reading.signed_sums import (
+    PAUSE,
+    VOCABULARY,
+    Problems,
+    sum_id,
+    sum_name,
+)
+from experiments.trained_reading.thinking import think
+
+Models = Mapping[str, GPT2LMHeadModel]  # by kind
+Parts = dict[str, Estimate]
+
+FED = {  # name -> kind of model, what it is fed
+    "soft": ("mixture", "soft"),
+    "top": ("mixture", "top"),
+    "shuffled": ("mixture", "shuffled"),
+    "draws_1": ("mixture", "1 draw"),
+    "draws_2": ("mixture", "2 draws"),
+    "draws_4": ("mixture", "4 draws"),
+    "draws_8": ("mixture", "8 draws"),
+    "discrete": ("token", "top"),
+    "discrete_soft": ("token", "soft"),
+    "pause": ("pause", "pause"),
+    "hidden": ("hidden", "hidden"),
+    "coconut": ("coconut", "hidden"),
+}
+PAIRS = {  # claim -> part -> the two whose difference it is
+    "T2": {
+        "soft_over_top": ("soft", "top"),
+        "soft_over_shuffled": ("soft", "shuffled"),
+        "soft_over_discrete": ("soft", "discrete"),
+    },
+    "T3": {
+        "mixture_over_pause": ("soft", "pause"),
+        "hidden_over_mixture": ("hidden", "soft"),
+        "coconut_over_mixture": ("coconut", "soft"),
+    },
+}
+LABELS = {
+    "soft": "its own mixtures",
+    "top": "their top tokens alone",
+    "shuffled": "runners-up shuffled",
+    "draws_1": "1 draw",
+    "draws_2": "mean of 2 draws",
+    "draws_4": "mean of 4 draws",
+    "draws_8": "mean of 8 draws",
+    "discrete": "trained on tokens, fed tokens",
+    "discrete_soft": "trained on tokens, fed mixtures",
+    "pause": "pause tokens",
+    "hidden": "hidden states, supervised alike",
+    "coconut": "hidden states, COCONUT",
+}
+BRANCH_GRID = tuple(i / 10 for i in range(11))
+
+
+def answers(
+    model: GPT2LMHeadModel,
+    problems: Problems,
+    way: str | Sequence[str],
+    seed: int = 0,
+    fixed: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    """Find the answers (N,) as tokens: the likeliest after the last thought."""
+    return think(model, problems, way, seed, fixed)[:, -1].argmax(-1)
+
+
+def right_answers(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
+    """Find which problems are answered rightly: multiset, and a column 0, 1 of FED."""
+    columns = {"multiset": problems.multiset.tolist()}
+    for name, (kind, way) in FED.items():
+        said = answers(models[kind], problems, way, seed)
+        columns[name] = (said == problems.answer).double().tolist()
+    return pd.DataFrame(columns)
+
+
+def accuracy(right: pd.DataFrame, name: str, seed: int = 0) -> Estimate:
+    """Estimate the share of right answers in a column of right_answers."""
+    return clustered(bootstrap, right.multiset, right[name], seed=seed)
+
+
+def answer_parts(right: pd.DataFrame, seed: int = 0) -> dict[str, Parts]:
+    """Estimate T2's and T3's parts from right_answers of one training seed."""
+    found = {}
+    for claim, pairs in PAIRS.items():
+        names = dict.fromkeys(name for pair in pairs.values() for name in pair)
+        parts = {name: accuracy(right, name, seed) for name in names}
+        for part, (a, b) in pairs.items():
+            columns = right.multiset, right[a], right[b]
+            parts[part] = clustered(paired_difference, *columns, seed=seed)
+        found[claim] = parts
+    return found
+
+
+def answer_table(right: Mapping[int, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+    """Tabulate shares of right answers: fed, line (seed), value, low, high, n."""
+    return pd.DataFrame(
+        {"fed": label, "line": f"training seed {trained}"}
+        | vars(accuracy(frame, name, seed))
+        for name, label in LABELS.items()
+        for trained, frame in right.items()
+    )
+
+
+def _one_sided(problems: Problems) -> tuple[Problems, Tensor, Tensor]:
+    """Pick problems whose best traces all begin alike, with the other beginning.
+
+    -> problems, that partial sum (M,), and the best answer left after it (M,).
+    """
+    begin, right = problems.traces[..., 0], problems.trace[:, 0]
+    alike = ((begin == right[:, None]) | ~problems.best).all(-1)
+    picked = problems.take(alike)
+    begin, ends = picked.traces[..., 0], picked.traces[..., -1]
+    other = begin != picked.trace[:, :1]
+    zero_or_more = ends >= picked.answer[:, None]  # none lies between 0 and the answer
+    left = ends.masked_fill(~(other & zero_or_more), VOCABULARY).amin(-1)
+    return picked, begin[other].view(len(picked), -1)[:, 0], left
+
+
+def wrong_turn(models: Models, problems: Problems, seed: int = 0) -> Parts:
+    """Estimate T4's parts: what comes of a chain put on the wrong branch at step 1.
+
+    Of the problems whose best signs begin alike, those that both the continuously and
+    the discretely trained model solve when left alone.
+    """
+    picked, wrong, left = _one_sided(problems)
+    ways = {"mixture": "soft", "token": "top"}
+    alone = [
+        answers(models[kind], picked, way, seed) == picked.answer
+        for kind, way in ways.items()
+    ]
+    solved = alone[0] & alone[1]
+    picked, wrong, left = picked.take(solved), wrong[solved], left[solved]
+    fixed = {0: one_hot(wrong, VOCABULARY).float()}
+    said = {k: answers(models[k], picked, way, seed, fixed) for k, way in ways.items()}
+    columns = {
+        "recovered": said["mixture"] == picked.answer,
+        "kept": said["mixture"] == left,
+        "recovered_discrete": said["token"] == picked.answer,
+        "kept_discrete": said["token"] == left,
+    }
+    hits = {name: column.double().tolist() for name, column in columns.items()}
+    groups = picked.multiset.tolist()
+    parts = {
+        name: clustered(bootstrap, groups, column, seed=seed)
+        for name, column in hits.items()
+    }
+    pair = hits["recovered"], hits["recovered_discrete"]
+    over = clustered(paired_difference, groups, *pair, seed=seed)
+    return parts | {"recovered_over_discrete": over}
+
+
+def left_out(model: GPT2LMHeadModel, problems: Problems, seed: int = 0) -> Parts:
+    """Take the best traces out of the last thought: which answer follows?
+
+    The last thought is the distribution over all traces' third sums, without those of
+    best traces. recovered: the share that answers rightly all the same; follows: that
+    answers the best of what is left. Problems where anything is left are asked.
+    """
+    third, ends = problems.traces[..., 2], problems.traces[..., 3]
+    gone = third.where(problems.best, PAUSE)  # no sum is PAUSE
+    weights = problems.spread[:, 2].scatter(1, gone, 0.0)
+    usable = (weights.gather(1, third) > 0) & (ends >= sum_id(0))
+    best_left = ends.masked_fill(~usable, VOCABULARY).amin(-1)
+    some = usable.any(-1)
+    picked, best_left, weights = problems.take(some), best_left[some], weights[some]
+    fixed = {2: weights / weights.sum(-1, keepdim=True)}
+    said = answers(model, picked, "soft", seed, fixed)
+    hits = {"recovered": said == picked.answer, "follows": said == best_left}
+    groups = picked.multiset.tolist()
+    return {
+        name: clustered(bootstrap, groups, hit.double().tolist(), seed=seed)
+        for name, hit in hits.items()
+    }
+
+
+def ablated(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
+    """Tabulate right answers with one thought, or all, replaced: model, instead, ...
+
+    instead: the top token alone, runners-up shuffled, or another problem's mixture.
+    """
+    own = {"mixture": "soft", "token": "top"}
+    rows = []
+    for (kind, way), other in itertools.product(
+        own.items(), ("top", "shuffled", "other")
+    ):
+        row = {"model": kind, "instead": other}
+        for which in ((), (0,), (1,), (2,), (0, 1, 2)):
+            ways = [other if t in which else way for t in range(3)]
+            right = answers(models[kind], problems, ways, seed) == problems.answer
+            row[" ".join(str(t + 1) for t in which) or "none"] = float(
+                right.double().mean()
+            )
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def branch_rows(model: GPT2LMHeadModel, problems: Problems) -> pd.DataFrame:
+    """Mix the partial sums +a and -a of a first number a: what is said at step 2?
+
+    One row a problem (whose second number b is another, so that +a+b, +a-b and -a+b,
+    -a-b differ) and weight w of +a: template (its multiset), share, of the probability
+    of these four sums how much is on the first two, and on_path, their probability.
+    mixture, top: at w = .5, JS in bits from the mean of what follows +a and -a alone to
+    what follows the mixture, and +a alone: read_share's columns.
+    """
+    picked = problems.take(problems.numbers[:, 0] != problems.numbers[:, 1])
+    ends = picked.traces[:, [0, -1], 0]  # +a, -a
+    plus, minus = one_hot(ends, VOCABULARY).float().unbind(1)
+    said = {}
+    for w in BRANCH_GRID:
+        logits = think(model, picked, "soft", fixed={0: w * plus + (1 - w) * minus})
+        said[w] = logits[:, 1].double().softmax(-1)
+    second = picked.traces[:, :, 1]
+    from_plus = picked.traces[:, :, 0] == ends[:, :1]
+    mask = torch.zeros(2, len(picked), VOCABULARY)
+    mask[0].scatter_(1, second.where(from_plus, second[:, :1]), 1)
+    mask[1].scatter_(1, second.where(~from_plus, second[:, -1:]), 1)
+    q = (said[0.0] + said[1.0]) / 2
+    row = {"template": picked.multiset.tolist(), "problem": range(len(picked))}
+    row |= {"mixture": js_bits(said[0.5], q), "top": js_bits(said[1.0], q)}
+    rows = []
+    for w, p in said.items():
+        on = (mask * p).sum(-1)
+        share = on[0] / on.sum(0)
+        rows.append(pd.DataFrame(row | {"w": w, "share": share, "on_path": on.sum(0)}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def branch_curves(models: Models, problems: Problems) -> pd.DataFrame:
+    """Average branch_rows over problems, to draw: line, w, mean, 10%, 90%.
+
+    Beside them a reader of both (share = w) and of the heavier alone.
+    """
+    tables = []
+    for name, model in models.items():
+        rows = branch_rows(model, problems)
+        table = rows.groupby("w").share.describe([0.1, 0.9]).reset_index()
+        tables.append(table.assign(line=name))
+    grid = pd.Series(BRANCH_GRID)
+    step = (grid > 0.5) + 0.5 * (grid == 0.5)
+    for line, mean in (("reader of both", grid), ("heavier alone", step)):
+        tables.append(pd.DataFrame({"w": grid, "mean": mean, "line": line}))
+    return pd.concat(tables, ignore_index=True)[["line", "w", "mean", "10%", "90%"]]
+
+
+def find(problems: Problems, numbers: list[int]) -> Problems:
+    """Pick the problem of these numbers; ValueError where it is not among them."""
+    found = (problems.numbers + 1 == torch.tensor(numbers)).all(-1)
+    if not found.any():
+        raise ValueError(f"{numbers}: not among the {len(problems)} problems given")
+    return problems.take(found)
+
+
+def thoughts(models: Models, problem: Problems, least: float = 0.02) -> pd.DataFrame:
+    """List what is said at each step of one problem: model, step, token, prob.
+
+    models: name -> (model, what it is fed). Above them the distribution over traces.
+    """
+    said = {"all 16 traces": problem.spread[0]}
+    for name, (model, way) in models.items():
+        said[name] = think(model, problem, way)[0].softmax(-1)
+    return pd.DataFrame(
+        {"model": name, "step": t + 1, "token": sum_name(i), "prob": p}
+        for name, steps in said.items()
+        for t, row in enumerate(steps.tolist())
+        for i, p in enumerate(row)
+        if p >= least
+    )
+
+
+def decoded(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
+    """Compare what is said at each step with the distribution over all traces.
+
+    One row a model and step: js, bits from the one to the other, and reachable, the
+    probability of partial sums that some trace runs through; each with its interval.
+    """
+    rows = []
+    for kind, model in models.items():
+        way = "hidden" if kind in ("hidden", "coconut") else "soft"
+        said = think(model, problems, way).softmax(-1)
+        for t in range(said.shape[1] - 1):
+            target = problems.spread[:, t]
+            columns = {
+                "js": js_bits(said[:, t], target),
+                "reachable": (said[:, t] * (target > 0)).sum(-1),
+            }
+            row = {"model": kind, "step": t + 1}
+            for name, column in columns.items():
+                groups = problems.multiset.tolist()
+                e = clustered(bootstrap, groups, column.tolist(), seed=seed)
+                row[name] = f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def cross_fed(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
+    """Tabulate right answers where a model is fed what another was trained on."""
+    ways = ("soft", "top", "hidden", "pause")
+    return pd.DataFrame(
+        {
+            kind: {
+                way: float(
+                    (answers(model, problems, way, seed) == problems.answer)
+                    .double()
+                    .mean()
+                )
+                for way in ways
+            }
+            for kind, model in models.items()
+        }
+    ).T.rename_axis("trained as")
