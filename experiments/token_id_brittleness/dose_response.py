@@ -1,85 +1,120 @@
 """How brittle are the markers of a chat prompt, and ordinary tokens? (5.2, claim I4)
 
-    respond_to_noise   noise of growing size on one kind of token
-    respond_to_edits   mixing, exchanging, deleting, rewriting
+    answer_undisturbed   what the prompts are answered as they are
+    respond_to_noise     noise of growing size on one kind of token
+    respond_to_edits     mixing, exchanging, deleting, rewriting
 
 A prompt's answer follows the format when it ends, by an end token or a line break,
-within the tokens allowed, and says the gold answer before that. noise_radius.py
+within the tokens allowed, and says the right thing before that. noise_radius.py
 computes rates and radii from the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
 from experiments import metrics
-from experiments.scoring import follows_instruction
+from experiments.scoring import is_right
 from experiments.token_id_brittleness import perturbations
 from experiments.token_id_brittleness.perturbations import KINDS, MarkedPrompt
-from helpers.batching import next_logits
-from helpers.decode import generate_concepts
-from helpers.mixture import MixtureConfig
+from helpers.batching import CachedForward, prepare_inputs, split_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from experiments.prompts import Item
     from helpers.models import LM
 
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # x the RMS of the row itself
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the way to another token's row
-NEW_TOKENS, BATCH = 24, 128  # tokens allowed for an answer; prompts a batch
-GREEDY = MixtureConfig(top_k=1, mode="discrete", norm="none")
+SHORT, SENTENCE = 24, 40  # tokens allowed for a bare answer, and for a whole sentence
+BATCH = 128  # prompts a batch
+LEAST_FOLLOWED = 0.8  # by I4's rule: below it nothing is judged, so nothing disturbed
+DROP = 8  # answered prompts leave a batch once they are one in so many
+
+
+@dataclass(frozen=True, eq=False)
+class Undisturbed:
+    """Prompts as they are: what each was answered (rows, a row a prompt), and the
+    distribution of its first new token, probs (N,V)."""
+
+    lm: LM
+    prompts: list[MarkedPrompt]
+    new_tokens: int
+    probs: Tensor
+    rows: pd.DataFrame
+
+    @property
+    def judged(self) -> bool:
+        """Whether enough is followed undisturbed for disturbing to tell anything."""
+        return bool(self.rows["followed"].mean() >= LEAST_FOLLOWED)
+
+
+def answer_undisturbed(
+    lm: LM, prompts: list[MarkedPrompt], new_tokens: int = SHORT
+) -> Undisturbed:
+    """Answer every prompt as it is, within `new_tokens`.
+
+    Rows: item, followed, ended, kl (of the first new token, from the undisturbed
+    distribution to this one, nats: 0), p_end (that it is an end token).
+    """
+    unchanged = [perturbations.unchanged(lm, p) for p in prompts]
+    logits, answers = answer(lm, unchanged, new_tokens)
+    probs = logits.softmax(-1)
+    rows = _rows(lm, prompts, probs, probs, answers)
+    return Undisturbed(lm, prompts, new_tokens, probs, rows)
 
 
 def respond_to_noise(
-    lm: LM,
-    prompts: list[MarkedPrompt],
+    clean: Undisturbed,
     doses: Sequence[float] = DOSES,
     kinds: Sequence[str] = KINDS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Add noise to one kind of token, in one direction a prompt, at every dose.
 
-    Rows: kind, dose, item, followed, ended, kl (of the first new token, from the clean
-    distribution to the perturbed one, nats), p_end (that it is an end token).
+    Rows as those of `answer_undisturbed`, with `kind` and `dose`. Where too few prompts
+    are followed undisturbed there are rows of dose 0 only.
     """
-    respond, frames = _responder(lm, prompts), []
-    clean = respond([perturbations.unchanged(lm, p) for p in prompts])
+    lm, frames = clean.lm, []
     for kind in kinds:
-        for dose in doses:
-            rows = clean
-            if dose:
-                noisy = [
-                    perturbations.with_noise(lm, p, kind, dose, [seed, i])
-                    for i, p in enumerate(prompts)
-                ]
-                rows = respond(noisy)
-            frames.append(rows.assign(kind=kind, dose=dose))
+        frames.append(clean.rows.assign(kind=kind, dose=0.0))
+        for dose in [dose for dose in doses if dose and clean.judged]:
+            noisy = [
+                perturbations.with_noise(lm, p, kind, dose, [seed, i])
+                for i, p in enumerate(clean.prompts)
+            ]
+            frames.append(_respond(clean, noisy).assign(kind=kind, dose=dose))
     return pd.concat(frames, ignore_index=True)
 
 
 def respond_to_edits(
-    lm: LM,
-    prompts: list[MarkedPrompt],
+    clean: Undisturbed,
     shares: Sequence[float] = SHARES,
     kinds: Sequence[str] = KINDS[:2],
     seed: int = 0,
 ) -> pd.DataFrame:
     """Perturb in every other way: rows as above, with `edit` in place of `dose`.
 
-    Markers alone are also written in plain words and spelled out as characters.
+    Markers alone are also written in plain words and spelled out as characters. Where
+    too few prompts are followed undisturbed there are rows of "as it is" only.
     """
-    respond, frames = _responder(lm, prompts), []
-    clean = respond([perturbations.unchanged(lm, p) for p in prompts])
+    lm, prompts = clean.lm, clean.prompts
+    as_it_is = [clean.rows.assign(kind=kind, edit="as it is") for kind in kinds]
+    if not clean.judged:
+        return pd.concat(as_it_is, ignore_index=True)
+    frames = []
 
     def add(kind, edit, rows):
-        frames.append(respond(rows).assign(kind=kind, edit=edit))
+        frames.append(_respond(clean, rows).assign(kind=kind, edit=edit))
 
-    for kind in kinds:
-        frames.append(clean.assign(kind=kind, edit="as it is"))
+    for kind, unedited in zip(kinds, as_it_is):
+        frames.append(unedited)
         for share in shares:
             mixed = [
                 perturbations.interpolated(lm, p, kind, share, [seed, i])
@@ -100,30 +135,89 @@ def respond_to_edits(
     return pd.concat(frames, ignore_index=True)
 
 
-def _responder(
-    lm: LM, prompts: list[MarkedPrompt]
-) -> Callable[[list[Tensor]], pd.DataFrame]:
-    """Return a function from the embeddings of every prompt to one row a prompt."""
-    unchanged = [perturbations.unchanged(lm, p) for p in prompts]
-    clean = next_logits(lm, unchanged, batch_size=BATCH).softmax(-1)
+def follows_format(lm: LM, new_ids: list[int], item: Item) -> tuple[bool, bool]:
+    """Whether an answer ends, and whether it says the right thing before that.
 
-    def respond(rows: list[Tensor]) -> pd.DataFrame:
-        trace = generate_concepts(
-            lm,
-            steps=NEW_TOKENS,
-            config=GREEDY,
-            inputs_embeds=rows,
-            batch_size=BATCH,
-            progress=False,
-        )
-        probs = next_logits(lm, rows, batch_size=BATCH).softmax(-1)
-        found = [
-            follows_instruction(lm, new_ids, prompt.gold)
-            for new_ids, prompt in zip(trace.tokens, prompts)
-        ]
-        frame = pd.DataFrame(found, columns=["ended", "followed"])
-        frame["kl"] = metrics.kl_divergence(clean, probs.clamp_min(1e-30)).tolist()
-        frame["p_end"] = probs[:, list(lm.eos_ids)].sum(-1).tolist()
-        return frame.assign(item=range(len(prompts)))
+    It ends with an end token or a line break. -> (ended, followed)
+    """
+    ended, text = _ended(lm, new_ids)
+    return ended, ended and is_right(text.split("\n")[0], item)
 
-    return respond
+
+def _ended(lm: LM, new_ids: list[int]) -> tuple[bool, str]:
+    kept = [i for i in new_ids if i not in lm.eos_ids]
+    text = lm.tokenizer.decode(kept, skip_special_tokens=True).lstrip()
+    return len(kept) < len(new_ids) or "\n" in text, text
+
+
+def _respond(clean: Undisturbed, rows: list[Tensor]) -> pd.DataFrame:
+    """Answer embeddings of every prompt, disturbed: one row a prompt."""
+    logits, answers = answer(clean.lm, rows, clean.new_tokens)
+    probs = logits.softmax(-1)
+    return _rows(clean.lm, clean.prompts, clean.probs, probs, answers)
+
+
+def _rows(lm, prompts, clean: Tensor, probs: Tensor, answers) -> pd.DataFrame:
+    found = [follows_format(lm, ids, p.item) for ids, p in zip(answers, prompts)]
+    frame = pd.DataFrame(found, columns=["ended", "followed"])
+    frame["kl"] = metrics.kl_divergence(clean, probs.clamp_min(1e-30)).tolist()
+    frame["p_end"] = probs[:, list(lm.eos_ids)].sum(-1).tolist()
+    return frame.assign(item=range(len(prompts)))
+
+
+@torch.inference_mode()
+def answer(
+    lm: LM, rows: list[Tensor], new_tokens: int
+) -> tuple[Tensor, list[list[int]]]:
+    """Continue each of rows (T,D) greedily, until it ends or new_tokens are out.
+
+    -> logits (N,V) of the first new token, new ids. Prompts whose answer has ended
+    leave the batch, where the model's cache can drop them.
+    """
+    embeds, mask = prepare_inputs(lm, rows, None, new_tokens)
+    first_logits: list[Tensor] = []
+    new_ids: list[list[int]] = [[] for _ in rows]
+    over, may_end = [False] * len(rows), _MayEnd(lm)
+    for first, x, padding in split_batches(lm, embeds, mask, BATCH):
+        forward = CachedForward(lm.model, x, padding, new_tokens)
+        going = list(range(first, first + len(x)))  # rows that are in the batch still
+        logits = forward(x)
+        first_logits.append(logits.float())
+        for step in range(1, new_tokens + 1):
+            tokens = logits.argmax(-1)
+            for row, token in zip(going, tokens.tolist()):
+                if not over[row]:
+                    new_ids[row].append(token)
+                    over[row] = may_end[token] and _ended(lm, new_ids[row])[0]
+            left = [i for i, row in enumerate(going) if not over[row]]
+            if not left or step == new_tokens:
+                break
+            droppable = hasattr(forward.cache, "batch_select_indices")
+            if droppable and DROP * (len(going) - len(left)) >= len(going):
+                kept = torch.tensor(left, device=lm.device)
+                _keep(forward, kept)
+                tokens, going = tokens[kept], [going[i] for i in left]
+            logits = forward(lm.embed[tokens][:, None])
+    return torch.cat(first_logits), new_ids
+
+
+def _keep(forward: CachedForward, kept: Tensor) -> None:
+    """Leave only the rows `kept` in a batch that is being continued."""
+    forward.cache.batch_select_indices(kept)
+    if forward.positions is not None:
+        forward.positions = forward.positions[kept]
+    if forward.masks is not None:
+        prompt, later = forward.masks
+        forward.masks = prompt[kept], later[kept]
+
+
+class _MayEnd(dict):
+    """Token id -> whether it ends a text or holds a line break, looked up once."""
+
+    def __init__(self, lm: LM):
+        super().__init__()
+        self.lm = lm
+
+    def __missing__(self, token: int) -> bool:
+        may = token in self.lm.eos_ids or "\n" in self.lm.tokenizer.decode([token])
+        return self.setdefault(token, may)

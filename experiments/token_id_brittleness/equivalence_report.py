@@ -1,5 +1,6 @@
 """All identity checks of one model in one row, and a swap that a reader can see (I2).
 
+suite_prompts     the prompts of a set's suites
 search_prompts    where to look for a counterexample
 check_model       the four checks of id_equivalence -> one row
 check_controls    the same for models that must, and must not, be caught
@@ -12,23 +13,26 @@ pick_marker       the token that the checks copy and swap
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
 from experiments.hf_reference import chat_ids, generate_tokens, truncate_at_eos
-from experiments.prompts import SUITES
 from experiments.scoring import token_ids
 from experiments.stats import Estimate, bootstrap
 from experiments.token_id_brittleness import id_equivalence, planted_models
 from experiments.token_id_brittleness.perturbations import special_token_ids
 
 if TYPE_CHECKING:
+    from experiments.prompts import Item
     from helpers.models import LM
 
+    Suites = Mapping[str, tuple[Item, ...]]
+
 ROUNDING = 10  # decimals: what float64's rounding leaves of zero is not told
-EDITED_PROMPTS = 100  # prompts of the three checks that edit the model, at most
+EDITED_PROMPTS = 100  # prompts of the three checks that edit the model, unless told
 HEADINGS = {
     "model": "model",
     "prompts": "prompts",
@@ -42,15 +46,13 @@ HEADINGS = {
 
 
 def search_prompts(
-    lm: LM, n: int = 1000, seed: int = 0, prompts: list | None = None
+    lm: LM, prompts: list, n: int = 1000, seed: int = 0
 ) -> list[list[int]]:
     """List n prompts as ids: the given ones, each once, then random ones.
 
-    prompts: texts or id lists; by default every suite, its instructions in the chat
-    template too where the model has one, and none where it has no tokenizer. Random
-    prompts hold 1 to 32 ids of the whole table, special and unused ones too.
+    prompts: texts or id lists (`suite_prompts`). Random ones hold 1 to 32 ids of the
+    whole table, special and unused ones too.
     """
-    prompts = _suite_prompts(lm) if prompts is None else prompts
     rows = token_ids(lm, prompts) if prompts else []
     rows = [list(row) for row in dict.fromkeys(map(tuple, rows))][:n]
     generator = torch.Generator().manual_seed(seed)
@@ -62,34 +64,39 @@ def search_prompts(
     ]
 
 
-def _suite_prompts(lm: LM) -> list:
-    if lm.tokenizer is None:
-        return []
-    texts = [item.prompt for suite in SUITES.values() for item in suite]
+def suite_prompts(lm: LM, asked: Suites) -> list:
+    """List the prompts of a set's suites: texts, and before them instructions as ids
+    in the chat template, where the model has one."""
+    texts = [item.prompt for suite in asked.values() for item in suite]
     if lm.tokenizer.chat_template is None:
         return texts
-    return chat_ids(lm, [item.prompt for item in SUITES["instructions"]]) + texts
+    return chat_ids(lm, [item.prompt for item in asked["instructions"]]) + texts
 
 
-def check_model(lm: LM, prompts: list[list[int]], seed: int = 0) -> dict:
+def check_model(
+    lm: LM, prompts: list[list[int]], seed: int = 0, edited: int = EDITED_PROMPTS
+) -> dict:
     """Run all four checks on prompts given as ids -> one row.
 
-    Keys: model, prompts, edited (prompts of the last two checks), and
+    edited: at most so many prompts for the three checks that edit the model.
+    Keys: model, prompts, relabelled (prompts of the second check), edited (of the last
+    two), and
     counterexamples: prompts whose logits differ between ids and embeddings;
     relabel_deviation, relabel_mismatches: largest logit difference, and prompts with
     another argmax, after relabelling; copy_mismatches: prompts that a copied row
     changes; follows_row: share of prompts that follow a swapped row, an Estimate.
     """
     token, other = pick_marker(lm, prompts), _ordinary_token(lm, prompts)
-    holding = [row for row in prompts if token in row][:EDITED_PROMPTS]
+    holding = [row for row in prompts if token in row][:edited]
     found = id_equivalence.check_id_embedding_equivalence(lm, prompts)
-    renamed = id_equivalence.check_relabelling(lm, prompts[:EDITED_PROMPTS], seed)
+    renamed = id_equivalence.check_relabelling(lm, prompts[:edited], seed)
     largest = float(renamed["max_difference"].max(skipna=False))
     copied = id_equivalence.check_copied_row(lm, holding, token)
     swapped = id_equivalence.check_swapped_row(lm, holding, token, other)
     return {
         "model": lm.name.rstrip("/").split("/")[-1],
         "prompts": len(found),
+        "relabelled": len(renamed),
         "edited": len(holding),
         "counterexamples": int((~found["equal"]).sum()),
         "relabel_deviation": round(largest, ROUNDING),
@@ -100,7 +107,11 @@ def check_model(lm: LM, prompts: list[list[int]], seed: int = 0) -> dict:
 
 
 def check_controls(
-    lm: LM, prompts: list[list[int]], n: int = 250, seed: int = 0
+    lm: LM,
+    prompts: list[list[int]],
+    n: int = 250,
+    seed: int = 0,
+    edited: int = EDITED_PROMPTS,
 ) -> list[dict]:
     """Run the checks on models whose answer is known -> rows.
 
@@ -108,20 +119,19 @@ def check_controls(
     four architectures on n random prompts each, of which Gemma 3n sees ids.
     """
     planted = planted_models.looks_at_ids(lm, pick_marker(lm, prompts))
-    rows = [check_model(planted, prompts, seed)]
+    rows = [check_model(planted, prompts, seed, edited)]
     for architecture in ("gpt2", "qwen2", "llama", "gemma3n"):
         lm = planted_models.random_model(architecture, seed)
-        rows.append(check_model(lm, search_prompts(lm, n, seed), seed))
+        rows.append(check_model(lm, search_prompts(lm, [], n, seed), seed, edited))
     return rows
 
 
 def check_estimates(row: dict) -> dict[str, Estimate]:
     """I2's parts from a row of `check_model`."""
-    relabelled = min(EDITED_PROMPTS, row["prompts"])
     sizes = {
         "counterexamples": row["prompts"],
-        "relabel_deviation": relabelled,
-        "relabel_mismatches": relabelled,
+        "relabel_deviation": row["relabelled"],
+        "relabel_mismatches": row["relabelled"],
         "copy_mismatches": row["edited"],
     }
     counted = {k: Estimate.exact(row[k], n) for k, n in sizes.items()}

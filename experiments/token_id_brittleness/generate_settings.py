@@ -2,7 +2,7 @@
 
     SETTINGS               settings that act on one path and not on the other
     compare_paths          the same prompts as ids and as embeddings under one of them
-    compare_all_settings   under all of them, chat and plain
+    compare_settings   under all of them, chat and plain
     compare_one_vector     prompts of one vector, right, and with the fault of 4.49-4.57
     distinct_tokens        tokens to make such prompts of
     mismatch_rates         shares of differing texts, for the figure
@@ -30,6 +30,7 @@ from experiments.hf_reference import (
 from experiments.scoring import token_ids
 from experiments.stats import Estimate, bootstrap
 from experiments.token_id_brittleness.noise_radius import rate_table
+from experiments.token_id_brittleness.prompt_slicing import of_common_lengths
 
 if TYPE_CHECKING:
     from helpers.models import LM
@@ -65,21 +66,55 @@ def compare_paths(
             ]
             out = [new[length:] for length, new in zip(prompt_lengths, out)]
         texts[source] = lm.tokenizer.batch_decode(out, skip_special_tokens=True)
-    frame = pd.DataFrame({"difference": setting, "prompt": range(len(rows)), **texts})
+    return _paths(setting, texts)
+
+
+def _paths(setting: str, texts: dict[str, list[str]]) -> pd.DataFrame:
+    frame = pd.DataFrame({"difference": setting, **texts})
+    frame.insert(1, "prompt", range(len(frame)))
     frame["same"] = frame["ids"] == frame["embeds"]
     return frame.assign(empty=frame["embeds"].str.strip() == "")
 
 
-def compare_all_settings(
-    lm: LM, chat: list, plain: list, max_new_tokens: int = 24, seed: int = 0
+def compare_settings(
+    lm: LM,
+    ways: pd.DataFrame,
+    formats: dict[str, list],
+    most: int = 60,
+    seed: int = 0,
+    max_new_tokens: int = 16,
 ) -> pd.DataFrame:
-    """Run `compare_paths` under each of SETTINGS, for chat and for plain prompts."""
-    frames = [
-        compare_paths(lm, prompts, name, max_new_tokens, seed).assign(format=kind)
-        for name in SETTINGS
-        for kind, prompts in (("chat", chat), ("plain", plain))
-    ]
+    """Run `compare_paths` under each of SETTINGS, by format: chat and plain prompts.
+
+    ways: what `prompt_slicing.four_ways` returned for the same formats: with nothing
+    else set all of them were generated there already, and are cut to max_new_tokens.
+    Under the settings go at most `most` of each format: to one padded batch those that
+    come first, else those of the commonest lengths.
+    """
+    frames = []
+    whole = ways[ways["decoded"] == "whole"]
+    for name in SETTINGS:
+        for kind, prompts in formats.items():
+            rows = prompts[:most]
+            if name == "bare":
+                own = whole[whole["format"] == kind]
+                found = _paths(name, _texts(lm, own, max_new_tokens))
+            else:
+                if not SETTINGS[name].get("padded"):
+                    rows = of_common_lengths(lm, prompts, most)
+                found = compare_paths(lm, rows, name, max_new_tokens, seed)
+            frames.append(found.assign(format=kind))
     return pd.concat(frames, ignore_index=True)
+
+
+def _texts(lm: LM, whole: pd.DataFrame, tokens: int) -> dict[str, list[str]]:
+    """The first new tokens of rows of `four_ways`, as texts, from each input."""
+    decode = lm.tokenizer.batch_decode
+    cut = {
+        source: [ids[:tokens] for ids in whole[whole["input"] == source]["new_ids"]]
+        for source in INPUTS
+    }
+    return {s: decode(ids, skip_special_tokens=True) for s, ids in cut.items()}
 
 
 def distinct_tokens(lm: LM, prompts: list) -> list[int]:
@@ -88,7 +123,7 @@ def distinct_tokens(lm: LM, prompts: list) -> list[int]:
 
 
 def compare_one_vector(
-    lm: LM, tokens: list[int], max_new_tokens: int = 50
+    lm: LM, tokens: list[int], max_new_tokens: int = 16
 ) -> pd.DataFrame:
     """Generate from one-token prompts: as an id, an embedding, and re-fed at each step.
 
@@ -116,7 +151,7 @@ def mismatch_rates(paths: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def mismatch_estimates(paths: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:
-    """I3's parts from `compare_all_settings`: shares of prompts whose texts differ."""
+    """I3's parts from `compare_settings`: shares of prompts whose texts differ."""
     return {
         f"mismatch_{name}".replace(" ", "_"): bootstrap(~same, seed=seed)
         for name, same in paths.groupby("difference", sort=False)["same"]
@@ -128,7 +163,7 @@ def rival_estimates(
 ) -> dict[str, Estimate]:
     """I1's rivals: the share of empty texts that each gives by itself, nothing sliced.
 
-    paths: `compare_all_settings`, of which the chat prompts count. single:
+    paths: `compare_settings`, of which the chat prompts count. single:
     `compare_one_vector`.
     """
     chat = paths[paths["format"] == "chat"]

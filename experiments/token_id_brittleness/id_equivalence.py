@@ -116,14 +116,12 @@ def check_swapped_row(lm: LM, prompts: list, token: int, other: int) -> pd.DataF
     table, swapped = lm.model.get_input_embeddings(), swap_ids(lm, token, other)
     weight = table.weight[swapped]
 
-    def after(ids):
+    def after_and_before(ids):
         with replaced([(table, "weight", weight)]):
-            return _logits(lm, input_ids=ids)
+            after = _logits(lm, input_ids=ids)
+        return after, *(_logits(lm, input_ids=row) for row in (swapped[ids], ids))
 
-    by_row = _compare(
-        lm, prompts, lambda ids: (_logits(lm, input_ids=swapped[ids]), after(ids))
-    )
-    by_id = _compare(lm, prompts, lambda ids: (_logits(lm, input_ids=ids), after(ids)))
+    by_row, by_id = _compare_several(lm, prompts, after_and_before)
     frame = by_row.rename(columns={"equal": "as_row"}).assign(as_id=by_id["equal"])
     return frame.assign(follows_row=frame["as_row"] & ~frame["as_id"])
 
@@ -152,18 +150,38 @@ def replaced(changes: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
             setattr(module, name, parameter)
 
 
-@torch.no_grad()
 def _compare(lm: LM, prompts: list, both: Callable) -> pd.DataFrame:
     """One row a prompt, in order, from both(ids (B,T)) -> two tensors (B,T,V)."""
-    rows, found = token_ids(lm, prompts), {}
-    size = rows_per_batch(lm, max(map(len, rows)))
-    for batch in equal_length_batches(rows, size):
-        ids = torch.tensor([rows[i] for i in batch], device=lm.device)
-        for i, a, b in zip(batch, *both(ids)):
-            gap, same = (a - b).abs().max(), torch.equal(a.argmax(-1), b.argmax(-1))
-            found[i] = (i, len(rows[i]), torch.equal(a, b), float(gap), same)
+    return _compare_several(lm, prompts, both)[0]
+
+
+@torch.no_grad()
+def _compare_several(lm: LM, prompts: list, run: Callable) -> list[pd.DataFrame]:
+    """Compare the first tensor of run(ids (B,T)) with each other one: a frame each."""
+    rows, found = token_ids(lm, prompts), []
+    for same_length in equal_length_batches(rows):
+        length = len(rows[same_length[0]])
+        size = rows_per_batch(lm, length)
+        for start in range(0, len(same_length), size):
+            batch = same_length[start : start + size]
+            first, *others = run(torch.tensor([rows[i] for i in batch]).to(lm.device))
+            found += [
+                (k, i, length, *_difference(a, b))
+                for k, other in enumerate(others)
+                for i, a, b in zip(batch, first, other)
+            ]
     columns = ["prompt", "tokens", "equal", "max_difference", "argmax_equal"]
-    return pd.DataFrame([found[i] for i in sorted(found)], columns=columns)
+    frame = pd.DataFrame(found, columns=["other", *columns]).sort_values("prompt")
+    each = [one for _, one in frame.groupby("other")]
+    return [one[columns].reset_index(drop=True) for one in each]
+
+
+def _difference(a: Tensor, b: Tensor) -> tuple[bool, float, bool]:
+    """Compare logits (T,V): equal, largest difference, same argmax everywhere."""
+    if torch.equal(a, b):  # the common case, and much faster than the rest
+        return True, 0.0, True
+    gap, same = (a - b).abs().max(), torch.equal(a.argmax(-1), b.argmax(-1))
+    return False, float(gap), same
 
 
 def _logits(lm: LM, **inputs: Tensor) -> Tensor:

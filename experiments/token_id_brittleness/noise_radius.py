@@ -83,7 +83,7 @@ def radius_censored(frame: pd.DataFrame, kind: str) -> bool:
 def radius_table(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """List the radius of each kind with its interval; ">=" for what no dose reached."""
     found, largest = [], frame["dose"].max()
-    for kind in dict.fromkeys(frame["kind"]):
+    for kind in dict.fromkeys(frame["kind"]) if largest else ():
         e = noise_radius(frame, kind, seed)
         texts = [
             f"{'>= ' * bool(at_end)}{x:.2f}"
@@ -143,8 +143,8 @@ def noise_estimates(
         f"format@{dose:g}": stats.bootstrap(followed, seed=seed)
         for dose, followed in markers["followed"]
     }
-    if out["format@0"].value == 0:
-        return out  # nothing to take a share of
+    if out["format@0"].value == 0 or len(out) == 1:
+        return out  # nothing to take a share of, or nothing was disturbed
     out["format_small"] = share_of_clean(doses, "dose", 0.0, 0.25, seed=seed)
     out["radius_ratio"] = noise_radius_ratio(doses, seed=seed)
     for kind in dict.fromkeys(doses["kind"]):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 KINDS = ("markers", "instruction words", "template words")
+SYSTEM = "<a system prompt of our own>"  # to find where a template puts its own
 PLAIN_START, PLAIN_END = "start of turn: ", " end of turn "
 
 
@@ -38,11 +39,13 @@ PLAIN_START, PLAIN_END = "start of turn: ", " end of turn "
 class MarkedPrompt:
     """A chat prompt: its text, its ids, and the positions of each kind of token.
 
-    The two kinds of words are drawn at random, as many as there are markers.
+    The two kinds of words are drawn at random, as many as there are markers. The
+    template's words are what every turn has, such as "user" and line breaks; a system
+    prompt that the template puts in by itself is of no kind.
     """
 
     text: str
-    gold: str  # the right answer
+    item: Item  # says what is a right answer
     ids: list[int]
     positions: dict[str, list[int]]
 
@@ -59,6 +62,7 @@ def locate_markers(lm: LM, items: Sequence[Item], seed: int = 0) -> list[MarkedP
         text = chat_prompt(lm, item.prompt)
         start = text.rindex(item.prompt)
         end = start + len(item.prompt)
+        system_start, system_end = _system_prompt(lm, text, item.prompt)
         encoded = lm.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )
@@ -67,7 +71,8 @@ def locate_markers(lm: LM, items: Sequence[Item], seed: int = 0) -> list[MarkedP
         for i, (token, (a, b)) in enumerate(zip(ids, encoded["offset_mapping"])):
             inside = start <= a and b <= end
             kind = KINDS[0 if token in special else 1 if inside else 2]
-            by_kind[kind].append(i)
+            if token in special or not system_start <= a < b <= system_end:
+                by_kind[kind].append(i)
         markers = by_kind["markers"]
         if not markers:
             raise ValueError(f"{lm.name}'s chat template has no special tokens")
@@ -77,8 +82,27 @@ def locate_markers(lm: LM, items: Sequence[Item], seed: int = 0) -> list[MarkedP
             count = min(len(markers), len(by_kind[kind]))
             drawn = rng.choice(by_kind[kind], count, replace=False)
             positions[kind] = sorted(drawn.tolist())
-        found.append(MarkedPrompt(text, item.gold, ids, positions))
+        found.append(MarkedPrompt(text, item, ids, positions))
     return found
+
+
+def _system_prompt(lm: LM, text: str, prompt: str) -> tuple[int, int]:
+    """Find the system prompt that the template puts into `text` by itself: start, end.
+
+    It stands where one of ours would; (0, 0) where the template puts none.
+    """
+    turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
+    try:
+        ours = lm.tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=True
+        )
+    except Exception:  # a template is a program: this one takes no system turn
+        return 0, 0
+    before, found, after = ours.partition(SYSTEM)
+    fits = text.startswith(before) and text.endswith(after)
+    if not found or not fits or len(before) + len(after) > len(text):
+        return 0, 0
+    return len(before), len(text) - len(after)
 
 
 def unchanged(lm: LM, prompt: MarkedPrompt) -> Tensor:

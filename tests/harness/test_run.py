@@ -422,6 +422,9 @@ def test_sizes_leave_the_rules_what_they_count():
         ("03_token_id_brittleness", "N_PROMPTS"): ("I1", "I3"),
         ("03_token_id_brittleness", "N_SEARCH"): ("I2",),
         ("03_token_id_brittleness", "N_INSTRUCTIONS"): ("I4",),
+        ("03_token_id_brittleness", "N_EDITED"): (),
+        ("03_token_id_brittleness", "N_PLANTED"): (),
+        ("03_token_id_brittleness", "N_SETTINGS"): (),  # bare is asked of N_PROMPTS
         ("04_information_analysis", "N_PROMPTS"): ("N2",),
         ("04_information_analysis", "N_SOLVED"): ("N1", "N3", "N5"),
         ("04_information_analysis", "N_TASK"): ("N6",),

@@ -8,9 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from experiments import hf_reference
 from experiments.prompts import Item
 from experiments.token_id_brittleness import dose_response, noise_radius, perturbations
-from harness import claims, judge
+from harness import claims, judge, wording
+from helpers.batching import next_logits
+from helpers.decode import generate_concepts
+from helpers.mixture import MixtureConfig
 from helpers.models import LM
 from tests.tiny import unchecked
 
@@ -24,11 +28,13 @@ def chat(tiny):
     return LM(tiny.model, tokenizer, "tiny chat")
 
 
+def item(prompt, answer="w5"):
+    return Item(prompt, "s", prompt, answer, accepted=(answer,))
+
+
 @pytest.fixture(scope="module")
 def part(chat):
-    return perturbations.locate_markers(
-        chat, [Item("a", "s", "w10 w11 w12 w13", "w5")]
-    )[0]
+    return perturbations.locate_markers(chat, [item("w10 w11 w12 w13")])[0]
 
 
 def test_a_prompt_is_taken_apart(part):
@@ -40,7 +46,7 @@ def test_a_prompt_is_taken_apart(part):
 
 
 def test_an_instruction_that_the_template_also_holds_is_found_once(chat):
-    part = perturbations.locate_markers(chat, [Item("a", "s", "w90", "")])[0]
+    part = perturbations.locate_markers(chat, [item("w90")])[0]
     assert part.positions["instruction words"] == [2]
 
 
@@ -48,7 +54,7 @@ def test_a_template_without_markers_is_refused(tiny, chat):
     plain = LM(tiny.model, copy.deepcopy(chat.tokenizer), "plain")
     plain.tokenizer.chat_template = "w1 {{ messages[0].content }}"
     with pytest.raises(ValueError, match="no special tokens"):
-        perturbations.locate_markers(plain, [Item("a", "s", "w10", "w5")])
+        perturbations.locate_markers(plain, [item("w10")])
 
 
 @pytest.mark.parametrize("kind", perturbations.KINDS)
@@ -194,29 +200,33 @@ def test_small_noise_is_told_from_large_and_kinds_from_each_other():
 def test_the_divergence_goes_from_the_clean_distribution(chat, part, monkeypatch):
     clean = perturbations.unchanged(chat, part)
 
-    def logits(lm, rows, batch_size):
+    def answer(lm, rows, new_tokens):
         p = torch.zeros(len(rows), 100)
         for row, x in zip(p, rows):  # ids 2, the end token, and 5
             still = torch.equal(x, clean)
             row[[2, 5]] = torch.tensor([0.5, 0.5] if still else [0.25, 0.75])
-        return p.log()
+        return p.log(), [[8, 2]] * len(rows)
 
-    monkeypatch.setattr(dose_response, "next_logits", logits)
-    rows = dose_response.respond_to_noise(chat, [part], (0.0, 1.0), ["markers"])
+    monkeypatch.setattr(dose_response, "answer", answer)
+    undisturbed = dose_response.answer_undisturbed(chat, [part])
+    rows = dose_response.respond_to_noise(undisturbed, (0.0, 1.0), ["markers"])
     # 1/2 ln 2 + 1/2 ln 2/3; the other way round it is 1/4 ln 1/2 + 3/4 ln 3/2
     assert rows.kl.tolist() == pytest.approx([0, np.log(4 / 3) / 2], abs=1e-6)
     assert rows.p_end.tolist() == pytest.approx([0.5, 0.25])
 
 
-def test_the_whole_sweep_on_a_tiny_model(chat):
-    items = [Item(f"i{i}", "s", f"w{i} w{i + 1} w{i + 2}", "w5") for i in range(4)]
-    parts = perturbations.locate_markers(chat, items)
-    doses = dose_response.respond_to_noise(chat, parts, doses=(0.0, 1.0))
+def test_the_whole_sweep_on_a_tiny_model(chat, monkeypatch):
+    parts = perturbations.locate_markers(
+        chat, [item(f"w{i} w{i + 1} w{i + 2}") for i in range(4)]
+    )
+    monkeypatch.setattr(dose_response, "LEAST_FOLLOWED", 0)
+    undisturbed = dose_response.answer_undisturbed(chat, parts)
+    doses = dose_response.respond_to_noise(undisturbed, doses=(0.0, 1.0))
     assert len(doses) == 4 * 2 * 3
     clean = doses[doses["dose"] == 0.0]
     assert np.allclose(clean["kl"], 0, atol=1e-5)
     assert (doses[doses["dose"] == 1.0]["kl"] > 1e-4).all()
-    edits = dose_response.respond_to_edits(chat, parts, shares=(0.5,))
+    edits = dose_response.respond_to_edits(undisturbed, shares=(0.5,))
     always = {"as it is", "mixed 50%", "exchanged", "deleted"}
     text = {"in plain words", "spelled out"}
     assert set(edits[edits["kind"] == "markers"]["edit"]) == always | text
@@ -253,6 +263,8 @@ class Heeds(nn.Module):
         says = 8  # the gold answer, "w5", then the end; 50 where it does not follow
         if inputs_embeds.shape[1] == 1:
             says = 2
+            if len(inputs_embeds) < len(self.follows):  # those that ended were dropped
+                self.follows = self.follows.new_zeros(len(inputs_embeds))
         else:
             self.follows = torch.ones(len(inputs_embeds), dtype=torch.bool)
             share = (inputs_embeds[:, 3].sum(-1).abs() * 1e3) % 1 if self.graded else 1
@@ -286,11 +298,11 @@ MARKERS, TEMPLATE_WORDS = ([1, 2], 3), ([93, 94], 2)  # ids, how many of them
 def test_planted_readers_of_markers_get_their_verdicts(chat, heeded, graded, verdict):
     lm = LM(unchecked(Heeds(chat, heeded, graded)), chat.tokenizer, "planted")
     words = [f"w{i} w{i + 1} w{2 * i % 80} w7" for i in range(8, 68)]
-    items = [Item(w, "s", w, "w5") for w in words]
-    marked = perturbations.locate_markers(lm, items)
+    marked = perturbations.locate_markers(lm, [item(w) for w in words])
     kinds = ("markers", "template words")
-    doses = dose_response.respond_to_noise(lm, marked, kinds=kinds)
-    edited = dose_response.respond_to_edits(lm, marked, (1.0,), ("markers",))
+    undisturbed = dose_response.answer_undisturbed(lm, marked)
+    doses = dose_response.respond_to_noise(undisturbed, kinds=kinds)
+    edited = dose_response.respond_to_edits(undisturbed, (1.0,), ("markers",))
     found = noise_radius.noise_estimates(doses, edited)
     rows = [claims.measured("I4", n, part, cell="m") for n, part in found.items()]
     if graded:  # as on mini models
@@ -298,3 +310,94 @@ def test_planted_readers_of_markers_get_their_verdicts(chat, heeded, graded, ver
         reason = noise_radius.UNSEEN_PARAPHRASE
         rows.append(claims.not_tested("I4", reason, "format_paraphrased", "m"))
     assert judge.judge("I4", rows, "mini").verdict == verdict
+
+
+WITH_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<s> w90 w70 w71 w72 </s> {% endif %}"
+    "{% for m in messages %}<s> {{ 'w90' if m.role == 'system' else 'w91' }} "
+    "{{ m.content }} </s> {% endfor %}<s> w92"
+)
+
+
+@pytest.mark.parametrize("takes_system_turns", [True, False])
+def test_a_system_prompt_of_the_templates_own_is_no_word_of_it(
+    tiny, chat, takes_system_turns
+):
+    """As in SmolLM2's and Qwen's templates: w70 to w72 would say nothing of markers."""
+    template = WITH_SYSTEM
+    if not takes_system_turns:
+        refuse = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}"
+        template = refuse + "{% endif %}" + template
+    lm = LM(tiny.model, copy.deepcopy(chat.tokenizer), "with a system prompt")
+    lm.tokenizer.chat_template = template
+    words = item("w10 w11 w12 w13 w14 w15 w16")
+    drawn = set()
+    for seed in range(20):
+        part = perturbations.locate_markers(lm, [words], seed)[0]
+        drawn |= {part.ids[i] for i in part.positions["template words"]}
+        markers = [part.ids[i] for i in part.positions["markers"]]
+        assert markers == [1, 2, 1, 2, 1]
+        assert {part.ids[i] for i in part.positions["instruction words"]} <= {
+            *range(13, 20)
+        }
+    system = set() if takes_system_turns else {73, 74, 75}
+    assert drawn == {93, 94, 95} | system
+
+
+def test_a_sentence_follows_the_format_if_it_says_the_right_thing_and_ends(tiny):
+    asks = Item("a", "s", "w1", accepted=("w5", "w6 w7"), required=("w8",))
+
+    def follows(text, *ends):
+        ids = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return dose_response.follows_format(tiny, [*ids, *ends], asks)
+
+    assert follows("w9 w5 w8", 2) == follows("w8 w6 w7", 2) == (True, True)
+    assert follows("w9 w5 w8") == (False, False)  # never ends
+    for wrong in ("w8", "w5", "w6 w8 w7", "w55 w8"):
+        assert follows(wrong, 2) == (True, False)
+    assert follows("w5 w8", 2, 2) == (True, True)
+
+
+def test_answers_are_those_of_the_loop_though_batches_shrink(chat, monkeypatch):
+    """Rows of other lengths and with other ends, so that some leave the batch."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [3, 9, 5, 7, 4, 8, 6, 5]
+    rows = [
+        chat.embed[torch.randint(3, 99, (n,), generator=generator)] for n in lengths
+    ]
+    config = MixtureConfig(top_k=1, mode="discrete", norm="none")
+    trace = generate_concepts(chat, steps=12, config=config, inputs_embeds=rows)
+    ends = {trace.tokens[row][step] for row, step in ((1, 0), (7, 4), (0, 8))}
+    monkeypatch.setattr(type(chat), "eos_ids", property(lambda _: tuple(ends)))
+    sizes = []
+    watched = dose_response._keep
+
+    def keep(forward, kept):
+        sizes.append(len(kept))
+        watched(forward, kept)
+
+    monkeypatch.setattr(dose_response, "_keep", keep)
+    logits, found = dose_response.answer(chat, rows, 12)
+    cut = [hf_reference.truncate_at_eos(row, tuple(ends)) for row in trace.tokens]
+    assert found == cut and sorted({len(row) for row in cut})[-1] == 12
+    assert len(sizes) > 1 and sizes == sorted(sizes, reverse=True)
+    assert torch.allclose(logits, next_logits(chat, rows), atol=1e-4)
+
+
+def test_where_few_follow_undisturbed_nothing_is_disturbed_or_judged(chat):
+    parts = perturbations.locate_markers(
+        chat, [item(f"w{i} w{i + 1}") for i in range(60)]
+    )
+    undisturbed = dose_response.answer_undisturbed(chat, parts)
+    assert undisturbed.rows["followed"].mean() < 0.8 and not undisturbed.judged
+    doses = dose_response.respond_to_noise(undisturbed)
+    edited = dose_response.respond_to_edits(undisturbed)
+    assert set(doses["dose"]) == {0.0} and set(edited["edit"]) == {"as it is"}
+    assert noise_radius.radius_table(doses).empty
+    found = noise_radius.noise_estimates(doses, edited)
+    assert found.keys() == {"format@0"} and found["format@0"].n == 60
+    rows = [claims.measured("I4", n, part, cell="m") for n, part in found.items()]
+    verdict = judge.judge("I4", rows, "smollm2")
+    assert verdict.verdict == "not tested"
+    reason = wording.reason_text(verdict)
+    assert "the format is not followed even with clean markers" in reason

@@ -3,10 +3,14 @@
 And the parts of I1, I2, I3 and I5, by hand.
 """
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
 
+from experiments import scoring
+from experiments.prompts import Item
 from experiments.stats import Estimate
 from experiments.token_id_brittleness import (
     equivalence_report,
@@ -23,6 +27,7 @@ from experiments.token_id_brittleness.planted_models import (
     looks_at_ids,
     random_model,
 )
+from helpers.models import LM
 
 MARKER, OTHER = 7, 9
 GEMMA = ("gemma", "gemma2", "gemma3")  # they scale embeddings inside the module
@@ -171,14 +176,14 @@ def test_prompts_without_the_token_are_no_test(lm):
 
 
 def test_the_search_covers_special_ids_and_texts(lm):
-    rows = equivalence_report.search_prompts(lm, 300, prompts=[[4, 5], [4, 5], [6]])
+    rows = equivalence_report.search_prompts(lm, [[4, 5], [4, 5], [6]], 300)
     assert rows[:2] == [[4, 5], [6]] and len(rows) == 300
     assert {i for row in rows for i in row} == set(range(VOCAB))
 
 
 def test_an_audit_finds_nothing_in_a_real_architecture(lm):
     row = equivalence_report.check_model(
-        lm, equivalence_report.search_prompts(lm, 120, prompts=prompts())
+        lm, equivalence_report.search_prompts(lm, prompts(), 120)
     )
     assert row["prompts"] == 120 and row["edited"] >= 40
     assert row["counterexamples"] == row["copy_mismatches"] == 0
@@ -190,7 +195,7 @@ def test_an_audit_finds_nothing_in_a_real_architecture(lm):
 
 def test_an_audit_tells_a_planted_model(planted):
     row = equivalence_report.check_model(
-        planted, equivalence_report.search_prompts(planted, 120, prompts=prompts())
+        planted, equivalence_report.search_prompts(planted, prompts(), 120)
     )
     assert row["counterexamples"] >= 40 and row["copy_mismatches"] == row["edited"]
     assert row["relabel_deviation"] > 5e-5 and row["follows_row"].value < 0.5
@@ -222,7 +227,8 @@ def test_a_marker_is_in_a_tenth_of_the_prompts_or_no_marker(tiny):
 
 
 def test_the_parts_of_i2_count_the_prompts_that_they_were_measured_on():
-    row = {"model": "m", "prompts": 300, "edited": 70, "counterexamples": 2,
+    row = {"model": "m", "prompts": 300, "relabelled": 100, "edited": 70,
+           "counterexamples": 2,
            "relabel_deviation": 0.5, "relabel_mismatches": 3, "copy_mismatches": 4,
            "follows_row": Estimate(0.9, 0.8, 1.0, 70)}  # fmt: skip
     found = equivalence_report.check_estimates(row)
@@ -231,7 +237,7 @@ def test_the_parts_of_i2_count_the_prompts_that_they_were_measured_on():
         "relabel_mismatches": (3, 100), "copy_mismatches": (4, 70),
         "follows_row": (0.9, 70),
     }  # fmt: skip
-    few = equivalence_report.check_estimates(row | {"prompts": 40})
+    few = equivalence_report.check_estimates(row | {"relabelled": 40})
     assert (few["relabel_mismatches"].value, few["relabel_mismatches"].n) == (3, 40)
 
 
@@ -288,3 +294,39 @@ def test_bad_prompts_get_one_clear_line(lm):
         check_id_embedding_equivalence(lm, [])
     with pytest.raises(ValueError, match="prompt 2 is empty"):
         check_id_embedding_equivalence(lm, [[1], []])
+
+
+def test_batches_cut_by_size_find_what_whole_ones_find(planted, monkeypatch):
+    """A large vocabulary leaves room for few prompts, fewer of the long ones."""
+    many, sizes = [*prompts(30), [11, 12, 13]], []
+    whole = check_id_embedding_equivalence(planted, many)
+    monkeypatch.setattr(scoring, "MOST_LOGITS", 2 * VOCAB * 6)
+    watched = id_equivalence._logits
+
+    def logits(lm, **inputs):
+        out = watched(lm, **inputs)
+        sizes.append(out.shape)
+        return out
+
+    monkeypatch.setattr(id_equivalence, "_logits", logits)
+    cut = check_id_embedding_equivalence(planted, many)
+    assert cut["equal"].equals(whole["equal"]) and not cut["equal"][:30].any()
+    assert all(len(s) == 3 and (s[0] == 1 or s[0] * s[1] <= 12) for s in sizes)
+    assert {s[0] for s in sizes} > {1, 2}
+
+
+def test_fewer_prompts_are_edited_where_that_is_asked(planted):
+    row = equivalence_report.check_model(planted, prompts(), edited=7)
+    found = equivalence_report.check_estimates(row)
+    counts = {name: part.n for name, part in found.items()}
+    assert counts.pop("counterexamples") == 40 and {*counts.values()} == {7}
+
+
+def test_the_suites_of_the_set_are_searched(tiny):
+    asked = {"a": (Item("a", "a", "w1 w2"),), "instructions": (Item("b", "b", "w3"),)}
+    assert equivalence_report.suite_prompts(tiny, asked) == ["w1 w2", "w3"]
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.chat_template = "<s> {{ messages[0].content }} </s>"
+    chat = LM(tiny.model, tokenizer, "chat")
+    first, *texts = equivalence_report.suite_prompts(chat, asked)
+    assert first == [1, 6, 2] and texts == ["w1 w2", "w3"]

@@ -1,16 +1,23 @@
 """Notebook 03 without a chat model: it ends early, and says what was not tested."""
 
+import io
+import json
+
 import pandas as pd
 import papermill
+from IPython.core.interactiveshell import InteractiveShell
 
+from experiments.token_id_brittleness import early_end
 from harness.files import ROOT
+
+NOTEBOOK = ROOT / "notebooks" / "03_token_id_brittleness.ipynb"
 
 
 def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
-    given = {"SET": "base-only", "INSTRUCT": "", "N_SEARCH": 40}
+    given = {"SET": "base-only", "INSTRUCT": "", "N_SEARCH": 40, "N_EDITED": 10}
     given |= {"RUN_DIR": str(tmp_path), "FIGURES_DIR": str(tmp_path)}
     executed = papermill.execute_notebook(
-        str(ROOT / "notebooks" / "03_token_id_brittleness.ipynb"),
+        str(NOTEBOOK),
         str(tmp_path / "executed.ipynb"),
         parameters=given,
         kernel_name="python3",
@@ -22,8 +29,35 @@ def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
     assert not_tested["claim"].tolist() == ["I1", "I3", "I4"]
     assert set(rows["claim"]) == {"I0", "I1", "I2", "I3", "I4", "I5"}
     assert (tmp_path / "03_provenance.json").exists()
-    counts = [c.execution_count for c in executed.cells if c.cell_type == "code"]
-    ran = [count for count in counts if count is not None]
-    assert ran == list(range(1, len(ran) + 1)) and counts[len(ran) :] != []
-    outputs = [o for c in executed.cells for o in c.get("outputs", [])]
-    assert not [o for o in outputs if o.get("name") == "stderr"]
+    code = [c for c in executed.cells if c.cell_type == "code"]
+    counts = [c.execution_count for c in code]
+    assert counts == list(range(1, len(code) + 1))  # all ran, the last ones empty
+    end = next(i for i, c in enumerate(code) if "skip_cells_without" in c.source)
+    assert code[end]["outputs"] and not any(c["outputs"] for c in code[end + 1 :])
+    kinds = {o.get("name", o["output_type"]) for c in code for o in c["outputs"]}
+    assert not kinds & {"stderr", "error"}
+
+
+def test_cells_are_skipped_until_the_parameter_is_there_again(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr(early_end, "get_ipython", lambda: shell)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    early_end.skip_cells_without("INSTRUCT")
+    for cell in ("seen = 1", "print(INSTRUCT)", "%no_such_magic", ""):
+        assert shell.run_cell(cell).success
+    assert "seen" not in shell.user_ns
+    assert shell.run_cell('BASE = ""\nINSTRUCT = "chat"').success
+    assert shell.run_cell("seen = INSTRUCT").success
+    assert shell.user_ns["seen"] == "chat"
+    shell.history_manager.end_session()
+
+
+def test_outside_of_ipython_nothing_is_skipped(monkeypatch):
+    monkeypatch.setattr(early_end, "get_ipython", lambda: None)
+    early_end.skip_cells_without("INSTRUCT")
+
+
+def test_the_notebook_that_ends_early_has_the_parameter_it_waits_for():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert any(line.startswith("INSTRUCT =") for line in tagged[0]["source"])
