@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 KINDS = ("markers", "instruction words", "template words")
+# Beside them, unjudged, where it is asked for: of the template's words those that are
+# no system prompt, which is most of its words and says little of what to do.
+WITH_ROLES = (*KINDS, "role names and line breaks")
 SYSTEM = "<a system prompt of our own>"  # to find where a template puts its own
 PLAIN_START, PLAIN_END = "start of turn: ", " end of turn "
 
@@ -39,9 +42,8 @@ PLAIN_START, PLAIN_END = "start of turn: ", " end of turn "
 class MarkedPrompt:
     """A chat prompt: its text, its ids, and the positions of each kind of token.
 
-    The two kinds of words are drawn at random, as many as there are markers. The
-    template's words are what every turn has, such as "user" and line breaks; a system
-    prompt that the template puts in by itself is of no kind.
+    The kinds of words are drawn at random, as many as there are markers. A system
+    prompt that the template puts in by itself is among the template's words.
     """
 
     text: str
@@ -67,18 +69,19 @@ def locate_markers(lm: LM, items: Sequence[Item], seed: int = 0) -> list[MarkedP
             text, add_special_tokens=False, return_offsets_mapping=True
         )
         ids = encoded["input_ids"]
-        by_kind: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        by_kind: dict[str, list[int]] = {kind: [] for kind in WITH_ROLES}
         for i, (token, (a, b)) in enumerate(zip(ids, encoded["offset_mapping"])):
             inside = start <= a and b <= end
             kind = KINDS[0 if token in special else 1 if inside else 2]
-            if token in special or not system_start <= a < b <= system_end:
-                by_kind[kind].append(i)
+            by_kind[kind].append(i)
+            if kind == KINDS[2] and not system_start <= a < b <= system_end:
+                by_kind[WITH_ROLES[3]].append(i)
         markers = by_kind["markers"]
         if not markers:
             raise ValueError(f"{lm.name}'s chat template has no special tokens")
         rng = np.random.default_rng([seed, number])
         positions = {"markers": markers}
-        for kind in KINDS[1:]:
+        for kind in WITH_ROLES[1:]:
             count = min(len(markers), len(by_kind[kind]))
             drawn = rng.choice(by_kind[kind], count, replace=False)
             positions[kind] = sorted(drawn.tolist())

@@ -320,7 +320,7 @@ WITH_SYSTEM = (
 
 
 @pytest.mark.parametrize("takes_system_turns", [True, False])
-def test_a_system_prompt_of_the_templates_own_is_no_word_of_it(
+def test_a_system_prompt_of_the_templates_own_holds_no_role_names(
     tiny, chat, takes_system_turns
 ):
     """As in SmolLM2's and Qwen's templates: w70 to w72 would say nothing of markers."""
@@ -331,10 +331,11 @@ def test_a_system_prompt_of_the_templates_own_is_no_word_of_it(
     lm = LM(tiny.model, copy.deepcopy(chat.tokenizer), "with a system prompt")
     lm.tokenizer.chat_template = template
     words = item("w10 w11 w12 w13 w14 w15 w16")
-    drawn = set()
+    drawn, template_words = set(), set()
     for seed in range(20):
         part = perturbations.locate_markers(lm, [words], seed)[0]
-        drawn |= {part.ids[i] for i in part.positions["template words"]}
+        drawn |= {part.ids[i] for i in part.positions[perturbations.WITH_ROLES[3]]}
+        template_words |= {part.ids[i] for i in part.positions["template words"]}
         markers = [part.ids[i] for i in part.positions["markers"]]
         assert markers == [1, 2, 1, 2, 1]
         assert {part.ids[i] for i in part.positions["instruction words"]} <= {
@@ -342,6 +343,7 @@ def test_a_system_prompt_of_the_templates_own_is_no_word_of_it(
         }
     system = set() if takes_system_turns else {73, 74, 75}
     assert drawn == {93, 94, 95} | system
+    assert template_words == {93, 94, 95, 73, 74, 75}
 
 
 def test_a_sentence_follows_the_format_if_it_says_the_right_thing_and_ends(tiny):
