@@ -16,27 +16,35 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from experiments.prompts import CHORES, FRAMES, SUITES, templates
+from experiments.prompts import CHORES, FRAMES, JOURNEYS, Item, templates
 from helpers.mixture import mix
 
 if TYPE_CHECKING:
     from helpers.decode import ConceptTrace
     from helpers.models import LM
 
+Suites = Mapping[str, tuple[Item, ...]]  # what a set is asked: prompts.suites
 OPEN = ("ambiguous", "capitals", "sums")  # suites whose prompts can be completed
+ALIKE = {f"The _ {chore}": "chores" for chore in CHORES}
+ALIKE |= {f"_ {journey}": "journeys" for journey in JOURNEYS}
 
 
 class Opening(NamedTuple):
     """A prompt to complete.
 
-    template: its wording with the varying word taken out. family: the templates that
-    ask for the same kind of thing: chores, journeys, capitals, sums, meanings.
+    template: its wording with the varying word taken out. family: the prompts that ask
+    for the same kind of thing, which is how much was drawn independently. Capitals,
+    sums and meanings are one family each. Of the mini world's open templates, four are
+    chores and two are journeys with the same words in all of them. A natural template
+    is a family of its own: each was written apart, about a thing of its own, and only
+    its up to five prompts are near copies.
     """
 
     prompt: str
@@ -44,23 +52,23 @@ class Opening(NamedTuple):
     family: str
 
 
-def completion_prompts() -> list[Opening]:
+def completion_prompts(asked: Suites) -> list[Opening]:
     """List the openings that a base model can complete, family by family."""
     openings = []
     for suite in OPEN:
-        for item in SUITES[suite]:
-            chore = "chores" if item.prompt.endswith(CHORES) else "journeys"
-            family = chore if suite == "ambiguous" else suite
+        for item in asked[suite]:
+            family = ALIKE.get(item.template, item.template)
+            family = family if suite == "ambiguous" else suite
             openings.append(Opening(item.prompt, item.template, family))
     frame = FRAMES["completion"].text
-    asked, template = SUITES["meanings"], frame.format(x="_")
-    prompts = [frame.format(x=item.prompt) for item in asked]
+    template = frame.format(x="_")
+    prompts = [frame.format(x=item.prompt) for item in asked["meanings"]]
     return openings + [Opening(prompt, template, "meanings") for prompt in prompts]
 
 
-def sample_prompts(n: int, seed: int = 0) -> list[str]:
+def sample_prompts(asked: Suites, n: int, seed: int = 0) -> list[str]:
     """Draw `n` ambiguous openings, capitals and sums (all where there are fewer)."""
-    pool = [item.prompt for suite in OPEN for item in SUITES[suite]]
+    pool = [item.prompt for suite in OPEN for item in asked[suite]]
     return random.Random(seed).sample(pool, min(n, len(pool)))
 
 

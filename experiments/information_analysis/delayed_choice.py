@@ -1,8 +1,7 @@
 """Does putting off the choice of a token help? (claim N6)
 
-    sums, meanings, two_sentences   tasks that take more than a glance
+    sums, worded, two_sentences   tasks that take more than a glance
     text_tasks           those that a model can be asked
-    decode_answers       each way's text, the same number of forward calls for each
     score_task           right or wrong, by way, on a task where greedy leaves headroom
     ahead_task           the bare case: guess the next token but one, the next left open
     model_ahead          what that token is by the model itself
@@ -22,8 +21,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import permutations, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -34,16 +34,18 @@ from experiments.information_analysis.contexts import (
     normalise,
     trace_contexts,
 )
-from experiments.prompts import SUITES, Item
-from experiments.scoring import starts_with_answer
-from experiments.stats import Estimate, bootstrap, paired_difference
+from experiments.information_analysis.ways import decode_answers
+from experiments.prefixes import LEAST
+from experiments.prompts import Item
+from experiments.scoring import is_right, starts_with_answer
+from experiments.stats import Estimate, bootstrap, clustered, paired_difference
 from experiments.true_distribution import true_ahead
 from helpers.decode import generate_concepts
 from helpers.mixture import MixtureConfig
 from helpers.models import chat_prompt
-from helpers.weight_rules import sampled
 
 if TYPE_CHECKING:
+    from experiments.information_analysis.contexts import Suites
     from helpers.models import LM
 
 HEADROOM = (0.4, 0.8)  # greedy scores between which a difference could show
@@ -56,87 +58,163 @@ WORDINGS = (
     "In plain English {} is",
     "A {} is",
 )
-Items = list[tuple[str, str]]  # (prompt, answer)
+FROM_SPANISH = (  # of words and of sentences, to chat models
+    "Translate to English: {}",
+    "Please translate the following: {}",
+    "What does this mean in English? {}",
+    "Translate the following Spanish text into English: {}",
+    "How do you say this in English? {}",
+)
+BRIEFLY = ("{}", "Answer in a few words. {}", "Answer briefly: {}", "{} Be brief.")
 
 
-def sums(terms: int, n: int, seed: int = 0, keep: Callable | None = None) -> Items:
-    """Draw `n` sums of `terms` numbers 0 to 10 of which `keep(*numbers)` is true."""
-    facts = [x for x in product(range(11), repeat=terms) if keep is None or keep(*x)]
+class Question(NamedTuple):
+    """A prompt, what is right, and the unit drawn: near copies of one share it.
+
+    answer: a text that has to come first, or items each of which has to be right
+    (scoring.is_right), wherever in the text that is.
+    """
+
+    prompt: str
+    answer: str | tuple[Item, ...]
+    unit: str
+
+
+Task = tuple[list[Question], int]  # and how many tokens an answer may take
+
+
+def is_correct(text: str, answer: str | tuple[Item, ...]) -> bool:
+    """Whether a text is right by a Question's answer."""
+    if isinstance(answer, str):
+        return starts_with_answer(text, answer)
+    return all(is_right(text, item) for item in answer)
+
+
+def sums(
+    terms: int, n: int, seed: int = 0, keep: Callable | None = None, largest: int = 10
+) -> list[Question]:
+    """Draw `n` sums of `terms` numbers 0 to `largest` of which `keep(*numbers)`."""
+    facts = product(range(largest + 1), repeat=terms)
+    facts = [x for x in facts if keep is None or keep(*x)]
     chosen = random.Random(seed).sample(facts, min(n, len(facts)))
-    return [(f"{' plus '.join(map(str, x))} equals", str(sum(x))) for x in chosen]
+    asked = [(f"{' plus '.join(map(str, x))} equals", str(sum(x))) for x in chosen]
+    return [Question(prompt, total, prompt) for prompt, total in asked]
 
 
-def meanings(items: Sequence[Item], n: int, seed: int = 0) -> Items:
-    """Draw `n` questions for a meaning, in wordings that the mini corpus never has."""
-    asked = [(way.format(i.prompt), i.gold) for way in WORDINGS for i in items]
+def worded(
+    items: Sequence[Item], wordings: Sequence[str], n: int, seed: int = 0
+) -> list[Question]:
+    """Draw `n` questions: items in several wordings, each item's being near copies."""
+    asked = [
+        Question(way.format(i.prompt), (i,), i.prompt)
+        for way in wordings
+        for i in items
+    ]
     return random.Random(seed).sample(asked, min(n, len(asked)))
 
 
-def two_sentences(items: Sequence[Item], n: int, seed: int = 0) -> Items:
+def two_sentences(items: Sequence[Item], n: int, seed: int = 0) -> list[Question]:
     """Draw `n` pairs of sentences to translate in one go, as instructions."""
     pairs = random.Random(seed).sample(list(permutations(items, 2)), n)
-    instruction = "Please translate the following: {} {}".format
-    return [(instruction(a.prompt, b.prompt), f"{a.gold} {b.gold}") for a, b in pairs]
+    prompts = [
+        f"Please translate the following: {a.prompt} {b.prompt}" for a, b in pairs
+    ]
+    return [Question(prompt, pair, prompt) for prompt, pair in zip(prompts, pairs)]
 
 
 def text_tasks(
-    lm: LM, n: int, seed: int = 0, held_out: Callable | None = None, chat: bool = False
-) -> dict[str, tuple[Items, int]]:
-    """Make the tasks -> (prompt, answer) items, and the tokens an answer may take.
+    lm: LM,
+    asked: Suites,
+    n: int,
+    seed: int = 0,
+    held_out: Callable | None = None,
+    chat: bool = False,
+) -> dict[str, Task]:
+    """Make the tasks of a set from its suites -> questions, tokens an answer may take.
 
     held_out: (a, b, c) -> whether a sum of three was kept out of training. chat: the
-    model follows instructions.
+    model follows instructions. A mini model says what it was taught, word for word and
+    first; a real one says it in its own words, so that an answer is looked for in its
+    text. Real models are asked for easier sums, too, and for more of what they can do.
     """
     tasks = {
         "sums of three": (sums(3, n, seed, held_out), 10),
         "sums of four": (sums(4, n, seed), 10),
-        "meanings": (meanings(SUITES["meanings"], n, seed), 10),
+        "meanings": (worded(asked["meanings"], WORDINGS, n, seed), 10),
     }
-    if chat:
-        pairs = two_sentences(SUITES["spanish"], n, seed)
-        pairs = [(chat_prompt(lm, text), answer) for text, answer in pairs]
-        tasks["two sentences"] = pairs, 24
+    chats = {"two sentences": (two_sentences(asked["spanish"], n, seed), 24)}
+    if "spanish_words" in asked:  # natural suites
+        easy = sums(2, n, seed, largest=20), 6
+        tasks = {"sums of two": easy} | {k: (q, 6) for k, (q, _) in tasks.items()}
+        tasks["meanings"] = tasks["meanings"][0], 16
+        words, sentences = asked["spanish_words"], asked["spanish"]
+        chats |= {
+            "Spanish words": (worded(words, FROM_SPANISH, n, seed), 16),
+            "Spanish sentences": (worded(sentences, FROM_SPANISH, n, seed), 16),
+            "instructions": (worded(asked["instructions"], BRIEFLY, n, seed), 16),
+        }
+    else:
+        tasks["meanings"] = _said_first(tasks["meanings"])
+        chats = {name: _said_first(task) for name, task in chats.items()}
+    for name, (questions, steps) in chats.items() if chat else ():
+        put = [q._replace(prompt=chat_prompt(lm, q.prompt)) for q in questions]
+        tasks[name] = put, steps
     return tasks
 
 
-def decode_answers(
-    lm: LM, prompts: list[str], steps: int, ways: Sequence[str] = WAYS, seed: int = 0
-) -> dict[str, list[str]]:
-    """Decode each prompt in each way, `steps` forward calls each -> way: new texts."""
-    texts = {}
-    for way in ways:
-        mode = "discrete" if way == "sampled" else way
-        rule = {"weight_rule": sampled(seed)} if way == "sampled" else {}
-        config = MixtureConfig(mode=mode)
-        trace = generate_concepts(lm, prompts, steps, config, **rule)
-        texts[way] = lm.tokenizer.batch_decode(trace.tokens, skip_special_tokens=True)
-    return texts
+def task_table(tasks: dict[str, dict[str, Task]]) -> pd.DataFrame:
+    """Show one question of each task by model: prompt, answer, how many, tokens."""
+    rows = [
+        {"task": name, "prompt": q.prompt, "right": _shown(q.answer)}
+        | {"questions": len(questions), "tokens": steps}
+        for own in tasks.values()
+        for name, (questions, steps) in own.items()
+        for q in questions[:1]
+    ]
+    return pd.DataFrame(rows).drop_duplicates("task").set_index("task")
 
 
-def score_task(
-    lm: LM, items: Items, steps: int, seed: int = 0, screen: int = 60
-) -> pd.DataFrame:
-    """Score right (1) or wrong (0) by way for (prompt, answer) `items`.
+def _shown(answer: str | tuple[Item, ...]) -> str:
+    if isinstance(answer, str):
+        return answer
+    return " + ".join(" | ".join(item.accepted) for item in answer)
 
-    best_of: whether any of `SAMPLES` samples is right. The first `screen` items are
+
+def _said_first(task: Task) -> Task:
+    """Let the items' own answers come first, word for word."""
+    questions, steps = task
+    texts = [" ".join(item.gold for item in q.answer) for q in questions]
+    return [q._replace(answer=text) for q, text in zip(questions, texts)], steps
+
+
+def score_task(lm: LM, task: Task, seed: int = 0, screen: int = 60) -> pd.DataFrame:
+    """Score right (1) or wrong (0) by way for a task's questions, with their units.
+
+    best_of: whether any of `SAMPLES` samples is right. The first `screen` questions are
     asked greedily first. Where those are clearly without headroom, by 10 points or
     more, nothing else is run and the other ways are NaN.
     """
+    questions, steps = task
 
-    def scores(items, ways, seed=seed):
-        prompts, answers = zip(*items)
-        decoded = decode_answers(lm, list(prompts), steps, ways, seed=seed)
+    def scores(questions, ways):
+        prompts = [q.prompt for q in questions]
+        decoded = decode_answers(lm, prompts, steps, ways, SAMPLES, seed)
         right = {
-            way: [float(starts_with_answer(*pair)) for pair in zip(texts, answers)]
-            for way, texts in decoded.items()
+            way: [
+                [float(is_correct(text, q.answer)) for text, q in zip(texts, questions)]
+                for texts in draws
+            ]
+            for way, draws in decoded.items()
         }
-        return pd.DataFrame(right, columns=[*WAYS, "best_of"], dtype=float)
+        table = pd.DataFrame({way: draws[0] for way, draws in right.items()})
+        if "sampled" in right:
+            table["best_of"] = np.max(right["sampled"], axis=0)
+        table = table.reindex(columns=[*WAYS, "best_of"]).astype(float)
+        return table.assign(unit=[q.unit for q in questions])
 
-    table = scores(items[:screen], WAYS[:1])
+    table = scores(questions[:screen], WAYS[:1])
     if HEADROOM[0] - 0.1 < table.discrete.mean() < HEADROOM[1] + 0.1:
-        table = scores(items, WAYS)
-        more = [scores(items, WAYS[-1:], seed + n).sampled for n in range(1, SAMPLES)]
-        table["best_of"] = pd.concat([table.sampled, *more], axis=1).max(axis=1)
+        table = scores(questions, WAYS)
     return table
 
 
@@ -166,14 +244,17 @@ def ahead_task(
     return ahead_rows(lm, kept, targets)
 
 
-def model_ahead(lm: LM, c: Context, keep: int = 100) -> Tensor:
-    """Predict the token after next (V,): sum_i p_i P_i over `keep` likeliest tokens.
+def model_ahead(lm: LM, c: Context, least: float = LEAST) -> Tensor:
+    """Predict the token after next (V,): sum_i p_i P_i over tokens of p_i >= `least`.
 
-    p is the model's own next-token distribution at temperature 1.
+    p is the model's own next-token distribution at temperature 1, at most 100 tokens
+    of it.
     """
     p = next_probs(lm, c.prefix[:-1], c.prefix[-1:])[0]
-    p, ids = p.topk(min(keep, len(p)))
-    return normalise(p) @ next_probs(lm, c.prefix, lm.embed[ids.to(lm.embed.device)])
+    p, ids = p.topk(min(100, len(p)))
+    kept = p >= min(least, float(p[0]))
+    ids = ids[kept].to(lm.embed.device)
+    return normalise(p[kept]) @ next_probs(lm, c.prefix, lm.embed[ids])
 
 
 def ahead_rows(
@@ -201,7 +282,7 @@ def ahead_rows(
             "best": target.max(),
         }
         scores = {way: float(score) for way, score in scores.items()}
-        rows.append({"prompt": c.prompt, "step": c.step} | scores)
+        rows.append({"prompt": c.prompt, "step": c.step, "unit": c.template} | scores)
     return pd.DataFrame(rows)
 
 
@@ -215,14 +296,16 @@ def best_of_samples(scores: Tensor, weights: Tensor, n: int = SAMPLES) -> Tensor
 def score_model(
     lm: LM,
     prompts: list[str],
-    tasks: dict[str, tuple[Items, int]],
+    tasks: dict[str, Task],
     seed: int = 0,
     true_next: Callable | None = None,
 ) -> pd.DataFrame:
     """Score `ahead_task` after `prompts`, called "next but one", and every task."""
-    scores = {"next but one": ahead_task(lm, prompts, 2, true_next)}
-    for task, (items, steps) in tasks.items():
-        scores[task] = score_task(lm, items, steps, seed)
+    # a step of mini's prompts is not always open; a real model's are, and cost more
+    steps = 2 if true_next else 1
+    scores = {"next but one": ahead_task(lm, prompts, steps, true_next)}
+    for name, task in tasks.items():
+        scores[name] = score_task(lm, task, seed)
     return pd.concat(scores, names=["task"]).reset_index("task")
 
 
@@ -230,10 +313,10 @@ def way_scores(scored: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Average scores (with a column model) by model, task and way that was run."""
     return pd.DataFrame(
         {"model": model, "task": task, "way": way.replace("_of", f" of {SAMPLES}")}
-        | vars(bootstrap(part[way].dropna(), seed=seed))
+        | vars(clustered(bootstrap, kept.unit, kept[way], seed=seed))
         for (model, task), part in scored.groupby(["model", "task"], sort=False)
         for way in (*WAYS, "best_of")
-        if part[way].notna().any()
+        if len(kept := part.dropna(subset=way))
     )
 
 
@@ -243,11 +326,14 @@ def deferral_estimates(
     """Estimate the parts of N6 for one model, task and way.
 
     headroom: best_of minus discrete. It and the difference are left out where greedy
-    was nearly always right or wrong, so that nothing else was run.
+    was nearly always right or wrong, so that nothing else was run. Intervals resample
+    units: all wordings of one question, all prompts of one template; n counts rows.
     """
-    estimates = {"greedy_accuracy": bootstrap(part.discrete, seed=seed)}
+    draw = {"seed": seed}
+    greedy = clustered(bootstrap, part.unit, part.discrete, **draw)
+    estimates = {"greedy_accuracy": greedy}
     if part[way].notna().all():
         for name, other in (("headroom", "best_of"), ("difference", way)):
             pair = part[other], part.discrete
-            estimates[name] = paired_difference(*pair, seed=seed)
+            estimates[name] = clustered(paired_difference, part.unit, *pair, **draw)
     return estimates

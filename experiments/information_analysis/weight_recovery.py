@@ -1,8 +1,5 @@
 """Can the weights of a mixture be read back from the one vector? (claim N1)
 
-    known_support        the tokens are given: least squares, with its condition number
-    nnls_recover         the tokens are not given: non-negative least squares, all rows
-    omp_recover          the same, greedily, given how many tokens there are
     score                max |dw|, support F1 and the share of weight misplaced
     recovery_rows        one tidy row a mixture, method and number format
     planted_weights      flat or peaked weights over k tokens
@@ -31,83 +28,27 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike
-from scipy.optimize import nnls
-from sklearn.linear_model import orthogonal_mp
 
 from experiments.information_analysis.contexts import Context, next_probs
+from experiments.information_analysis.solvers import (
+    float64,
+    known_support,
+    nnls_recover,
+    omp_recover,
+)
 from experiments.metrics import kl_bits
-from experiments.prompts import SUITES
 from experiments.stats import Estimate, bootstrap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from experiments.information_analysis.contexts import Suites
     from helpers.models import LM
 
 Mixture = tuple[str, ArrayLike, ArrayLike]  # label, token ids (k,), weights (k,)
 
 TOLERANCE = 0.01  # share of the weight that may be misplaced: half of sum |dw|
 SEEN = 0.01  # weight from which a token counts as part of the support
-MOST_ENTRIES = 8_000_000  # of E, up to which NNLS sees every row at once
-
-
-def known_support(concept: ArrayLike, rows: ArrayLike) -> tuple[np.ndarray, float]:
-    """Solve for weights (k,) of `concept` (D,) over `rows` (k,D) -> and kappa(rows).
-
-    Least squares in float64. Unique when the rows have full rank (kappa finite);
-    the error is then about kappa times the rounding of `concept`. kappa is inf for
-    more rows than dimensions.
-    """
-    rows, concept = _float64(rows), _float64(concept)
-    singular = np.linalg.svd(rows, compute_uv=False)
-    full = len(rows) <= rows.shape[1] and singular[-1] > 0
-    weights = np.linalg.lstsq(rows.T, concept, rcond=None)[0]
-    return weights, float(singular[0] / singular[-1]) if full else float("inf")
-
-
-def nnls_recover(concept: ArrayLike, embed: ArrayLike) -> np.ndarray:
-    """Solve for weights (V,) >= 0 of `concept` (D,) over all rows of `embed` (V,D).
-
-    scipy's NNLS with one more equation, sum(w) = 1. A large vocabulary is solved by
-    column generation: on the nearest rows, then with every row that would still
-    lower the residual, until none is left, which is optimality over all V.
-    """
-    embed, concept = _float64(embed), _float64(concept)
-    scale = np.sqrt((embed**2).mean() * embed.shape[1])
-    target = np.append(concept, scale)
-    count, width = embed.shape
-    active = np.arange(count)
-    if count * width > MOST_ENTRIES:
-        norms = np.linalg.norm(embed, axis=1).clip(1e-12)
-        active = np.argsort(-(embed @ concept / norms))[: 4 * width]
-    while True:
-        columns = np.vstack([embed[active].T, np.full(len(active), scale)])
-        solution, residual = nnls(columns, target, maxiter=20 * len(active))
-        left = target - columns @ solution
-        gain = embed @ left[:-1] + scale * left[-1]
-        gain[active] = 0
-        better = np.flatnonzero(gain > 1e-9 * np.linalg.norm(target) * scale)
-        if residual <= 1e-12 * np.linalg.norm(target) or not len(better):
-            break
-        active = np.append(active, better[np.argsort(-gain[better])][:width])
-    weights = np.zeros(count)
-    weights[active] = solution
-    return weights
-
-
-def omp_recover(concept: ArrayLike, embed: ArrayLike, k: int) -> np.ndarray:
-    """Find weights (V,) in `k` greedy steps of orthogonal matching pursuit.
-
-    Rows are centred (allowed since the weights sum to one) and scaled to unit norm,
-    as scikit-learn's `orthogonal_mp` expects; the weights may come out negative.
-    """
-    embed, concept = _float64(embed), _float64(concept)
-    mean = embed.mean(0)
-    rows = embed - mean
-    norms = np.linalg.norm(rows, axis=1).clip(1e-12)
-    atoms = (rows / norms[:, None]).T
-    k = min(k, *atoms.shape)
-    return orthogonal_mp(atoms, concept - mean, n_nonzero_coefs=k) / norms
 
 
 def score(estimated: ArrayLike, true: ArrayLike) -> dict:
@@ -140,25 +81,30 @@ def recovery_rows(
     norm. The matrix itself is rounded to the format first, so that the reader knows the
     very rows that were mixed and only the rounding of the sum is lost.
     """
-    rows, rng = [], np.random.default_rng(seed)
+    rows, rng, mixtures = [], np.random.default_rng(seed), list(mixtures)
     for dtype in dtypes:
         rounded = embed.detach().cpu().to(getattr(torch, dtype))
-        exact = _float64(rounded)
-        for label, indices, weights in mixtures:
-            indices, weights = np.asarray(indices), np.asarray(weights, dtype=float)
-            concept = torch.tensor(weights @ exact[indices]).to(rounded.dtype)
-            true, known = np.zeros(len(exact)), np.zeros(len(exact))
-            true[indices] = weights
-            known[indices], kappa = known_support(concept, exact[indices])
-            estimates = {"known": known, "nnls": nnls_recover(concept, exact)}
-            if "random" in extra:
-                random = rng.standard_normal(len(concept))
-                random *= float(concept.float().norm()) / np.linalg.norm(random)
-                estimates["random"] = nnls_recover(random, exact)
-            if "omp" in extra:
-                estimates["omp"] = omp_recover(concept, exact, len(indices))
-            facts = {"label": label, "k": len(indices), "width": exact.shape[1]}
+        supports = [np.asarray(indices) for _, indices, _ in mixtures]
+        weights = [np.asarray(w, dtype=float) for *_, w in mixtures]
+        members = [float64(rounded[torch.tensor(ids)]) for ids in supports]
+        mixed = [torch.tensor(w @ e) for w, e in zip(weights, members)]
+        concepts = torch.stack(mixed).to(rounded.dtype)
+        found = {"nnls": nnls_recover(concepts, rounded)}
+        if "random" in extra:
+            random = rng.standard_normal(concepts.shape)
+            norms = float64(concepts.float().norm(dim=1)) / np.linalg.norm(
+                random, axis=1
+            )
+            found["random"] = nnls_recover(random * norms[:, None], rounded)
+        if "omp" in extra:
+            found["omp"] = omp_recover(concepts, rounded, list(map(len, supports)))
+        for n, (label, *_) in enumerate(mixtures):
+            true, known = np.zeros(len(rounded)), np.zeros(len(rounded))
+            true[supports[n]] = weights[n]
+            known[supports[n]], kappa = known_support(concepts[n], members[n])
+            facts = {"label": label, "k": len(supports[n]), "width": embed.shape[1]}
             facts |= {"dtype": dtype, "kappa": kappa}
+            estimates = {"known": known} | {way: w[n] for way, w in found.items()}
             for method, estimated in estimates.items():
                 rows.append(facts | {"method": method} | score(estimated, true))
     return pd.DataFrame(rows)
@@ -193,13 +139,13 @@ def planted_mixtures(
     ]
 
 
-def suite_token_ids(lm: LM) -> list[int]:
-    """List the ids that the suites' prompts and answers are written in.
+def suite_token_ids(lm: LM, asked: Suites) -> list[int]:
+    """List the ids that a set's prompts and answers are written in.
 
     Rows that training never touched lie almost on one another: no reader can tell them
     apart.
     """
-    items = [item for suite in SUITES.values() for item in suite]
+    items = [item for suite in asked.values() for item in suite]
     texts = [f"{item.prompt} {item.gold}" for item in items]
     return sorted({i for row in lm.tokenizer(texts)["input_ids"] for i in row})
 
@@ -308,9 +254,3 @@ def recovered_by_nnls(embed: Tensor, contexts: list[Context]) -> np.ndarray:
     """Find out which of the contexts' own mixtures come back (N,), in float32."""
     rows = recovery_rows(embed, own_mixtures(contexts), ["float32"], extra=())
     return rows[rows.method == "nnls"].recovered.to_numpy(bool)
-
-
-def _float64(x: ArrayLike) -> np.ndarray:
-    if isinstance(x, torch.Tensor):
-        return x.detach().cpu().double().numpy()
-    return np.asarray(x, dtype=np.float64)

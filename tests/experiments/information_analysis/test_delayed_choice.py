@@ -1,11 +1,13 @@
 """Scores of the ways of decoding, on readers and answers whose score is known."""
 
+import pandas as pd
 import pytest
 import torch
 
 from experiments import scoring
 from experiments.information_analysis import delayed_choice
-from experiments.prompts import SUITES
+from experiments.prompts import SUITES, suites
+from helpers import load
 from tests.experiments.information_analysis.test_bits import (
     TABLE,
     context,
@@ -62,20 +64,52 @@ def test_the_best_of_some_draws_is_what_drawing_gives():
 
 
 def test_tasks_state_their_own_answers():
-    for prompt, gold in delayed_choice.sums(3, 5, keep=lambda a, b, c: a == 7):
+    keep = lambda a, b, c: a == 7  # noqa: E731
+    for prompt, total, _ in delayed_choice.sums(3, 5, keep=keep):
         assert prompt.startswith("7 plus ") and prompt.endswith(" equals")
-        assert sum(int(x) for x in prompt.split()[::2] if x.isdigit()) == int(gold)
+        assert sum(int(x) for x in prompt.split()[::2] if x.isdigit()) == int(total)
 
-    prompt, gold = delayed_choice.two_sentences(SUITES["spanish"], 1)[0]
-    assert prompt.count(".") == gold.count(".") == 2
+    question = delayed_choice.two_sentences(SUITES["spanish"], 1)[0]
+    assert question.prompt.count(".") == 2 == len(question.answer)
+
+
+def tasks_of(set_name, chat=True):
+    lm = load("mini-qwen2", device="cpu")
+    return delayed_choice.text_tasks(lm, suites(set_name), 330, chat=chat)
+
+
+def test_a_mini_model_has_to_say_what_it_was_taught_and_first():
+    tasks = tasks_of("mini")
+    assert list(tasks) == ["sums of three", "sums of four", "meanings", "two sentences"]
+    for questions, _ in tasks.values():
+        assert len(questions) == 330
+        assert all(isinstance(question.answer, str) for question in questions)
+    assert tasks["two sentences"][0][0].answer.count(".") == 2
+
+
+def test_real_models_are_asked_natural_questions_in_enough_number():
+    tasks = tasks_of("smollm2")
+    said = delayed_choice.is_correct
+    for questions, _ in tasks.values():
+        assert 300 <= len(questions) == len({question.prompt for question in questions})
+    words = {q.unit: q for q in tasks["Spanish words"][0]}
+    assert len(words) == 76 and said('"Perro" means dog.', words["perro"].answer)
+    assert not said('"Perro" means cat.', words["perro"].answer)
+    (cat, *_) = [q for q in tasks["meanings"][0] if q.unit == "cat"]
+    assert said(" a small animal that", cat.answer)
+    pair = tasks["two sentences"][0][0].answer
+    both = [item.accepted[-1] for item in pair]
+    assert said(" ".join(both), pair) and not said(both[0], pair)
+    assert not {"two sentences", "instructions"} & set(tasks_of("smollm2", chat=False))
 
 
 def test_the_mini_corpus_never_asks_for_meanings_in_these_words():
     from models.corpus import covers
 
-    items = delayed_choice.meanings(SUITES["meanings"], 500)
-    assert len({prompt for prompt, _ in items}) >= 300
-    assert not any(covers(prompt) for prompt, _ in items[:40])
+    items = SUITES["meanings"]
+    questions = delayed_choice.worded(items, delayed_choice.WORDINGS, 500)
+    assert len({question.prompt for question in questions}) >= 300
+    assert not any(covers(question.prompt) for question in questions[:40])
 
 
 def test_the_gate_takes_the_top_token_where_the_model_is_sure():
@@ -92,28 +126,41 @@ def test_the_gate_takes_the_top_token_where_the_model_is_sure():
 )
 def test_a_task_is_run_where_greedy_leaves_headroom(monkeypatch, right, asked):
     """Of the first 20, `right` are answered: 0.3 and 0.9 are clearly too few, many."""
-    items = [(str(i), "yes") for i in range(40)]
+    questions = [delayed_choice.Question(str(i), "yes", str(i)) for i in range(40)]
 
-    def answers(lm, prompts, steps, ways, seed=0):
-        how = {"discrete": right, "continuous": 40, "gated": 0, "sampled": 5 * seed}
-        return {
-            way: [
-                "Yes." if int(p) < how[way] or 20 <= int(p) < 30 else "no"
-                for p in prompts
-            ]
-            for way in ways
-        }
+    def answers(lm, prompts, steps, ways, samples, seed=0):
+        def texts(known):
+            yes = [int(p) < known or 20 <= int(p) < 30 for p in prompts]
+            return ["Yes." if right else "no" for right in yes]
+
+        how = {"discrete": [right], "continuous": [40], "gated": [0]}
+        how["sampled"] = [5 * draw for draw in range(samples)]
+        return {way: [texts(known) for known in how[way]] for way in ways}
 
     monkeypatch.setattr(delayed_choice, "decode_answers", answers)
-    table = delayed_choice.score_task(None, items, 1, screen=20)
+    table = delayed_choice.score_task(None, (questions, 1), screen=20)
     assert len(table) == (40 if asked else 20)
     assert table.discrete.sum() == right + (10 if asked else 0)
     others = table[["continuous", "gated", "sampled"]]
     if asked:
         assert others.sum().tolist() == [40, 10, 10]
-        assert table.best_of.sum() == 35  # the eighth sample, of seed 7
+        assert table.best_of.sum() == 35  # the eighth sample
         parts = delayed_choice.deferral_estimates(table, "continuous")
         assert parts["headroom"].value == pytest.approx((35 - right - 10) / 40)
         assert parts["difference"].value == pytest.approx((40 - right - 10) / 40)
+        assert parts["difference"].n == 40
     else:
         assert others.isna().all(axis=None)
+
+
+def test_wordings_of_one_question_are_drawn_together():
+    """Ten questions, four wordings each, all right or all wrong by the question."""
+    right = [float(i < 6) for i in range(10) for _ in range(4)]
+    table = pd.DataFrame({"discrete": right, "continuous": 1.0, "best_of": 1.0})
+    table["unit"] = [str(i) for i in range(10) for _ in range(4)]
+    parts = delayed_choice.deferral_estimates(table, "continuous")
+    single = delayed_choice.deferral_estimates(
+        table.assign(unit=range(40)), "continuous"
+    )
+    wide, narrow = (p["difference"].high - p["difference"].low for p in (parts, single))
+    assert wide > 1.6 * narrow and parts["difference"].n == 40

@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
+from experiments import prompts
 from experiments.information_analysis import contexts, probes
 
 RNG = np.random.default_rng(0)
@@ -56,13 +57,26 @@ def test_no_family_is_on_both_sides():
 
 
 def test_templates_of_one_family_are_held_out_together():
-    openings = contexts.completion_prompts()
+    openings = contexts.completion_prompts(prompts.SUITES)
     family = np.array([opening.family for opening in openings])
     assert set(family) == {"chores", "journeys", "capitals", "sums", "meanings"}
     template = np.array([opening.template for opening in openings])
     assert len(set(template[family == "chores"])) == 4
     held_out = [set(family[test]) for _, test in probes.folds(family)]
     assert sorted(map(len, held_out)) == [1] * 5
+
+
+def test_a_natural_template_is_a_family_of_its_own():
+    asked = prompts.suites("smollm2")
+    openings = contexts.completion_prompts(asked)
+    written = {item.template for item in asked["ambiguous"]}
+    family = {opening.family for opening in openings}
+    assert family == written | {"capitals", "sums", "meanings"} and len(written) > 50
+    said = {opening.prompt for opening in openings}
+    assert {item.prompt for item in asked["sums"]} < said
+    assert not said & {item.prompt for item in prompts.SUITES["ambiguous"]}
+    drawn = contexts.sample_prompts(asked, 50)
+    assert len(set(drawn)) == 50 and set(drawn) < said
 
 
 def test_classes_of_one_family_are_not_asked_for():
