@@ -1,6 +1,6 @@
-"""End a notebook before its last cell, so that nothing takes it for a failure.
+"""Leave out cells of a notebook, so that nothing takes it for a failure.
 
-skip_cells_without   run no further cell until one sets a parameter again
+skip_cells_until   run no further cell until one holds a certain line
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from IPython import get_ipython
 
 
-def skip_cells_without(parameter: str) -> None:
-    """Run no further cell, until one holds a line "PARAMETER = ...".
+def skip_cells_until(*starts: str) -> None:
+    """Run no further cell, until one holds a line that starts with one of `starts`.
 
-    Later cells are run as empty ones: papermill, nbval and "run all" go on to the end,
-    no output is left, and the kernel is not stuck. Nothing outside of IPython.
+    Cells before that are run as empty ones: papermill, nbval and "run all" go on to the
+    end, and no output is left. Nothing outside of IPython.
     """
     shell = get_ipython()
     if shell is None:
@@ -20,7 +20,7 @@ def skip_cells_without(parameter: str) -> None:
     transformers = shell.input_transformers_cleanup
 
     def skip(lines: list[str]) -> list[str]:
-        if not any(line.startswith(f"{parameter} =") for line in lines):
+        if not any(line.startswith(starts) for line in lines):
             return ["pass\n"]
         transformers.remove(skip)
         return lines

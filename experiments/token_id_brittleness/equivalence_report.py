@@ -115,14 +115,15 @@ def check_controls(
 ) -> list[dict]:
     """Run the checks on models whose answer is known -> rows.
 
-    First lm with a planted look at the marker's id, on `prompts`; then random models of
-    four architectures on n random prompts each, of which Gemma 3n sees ids.
+    First lm with a planted look at the marker's id, on `prompts`, edited on at most
+    `edited` of them; then random models of four architectures on n random prompts each,
+    of which Gemma 3n sees ids.
     """
     planted = planted_models.looks_at_ids(lm, pick_marker(lm, prompts))
     rows = [check_model(planted, prompts, seed, edited)]
     for architecture in ("gpt2", "qwen2", "llama", "gemma3n"):
         lm = planted_models.random_model(architecture, seed)
-        rows.append(check_model(lm, search_prompts(lm, [], n, seed), seed, edited))
+        rows.append(check_model(lm, search_prompts(lm, [], n, seed), seed))
     return rows
 
 

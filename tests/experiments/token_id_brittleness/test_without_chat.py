@@ -5,6 +5,7 @@ import json
 
 import pandas as pd
 import papermill
+import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from experiments.token_id_brittleness import early_end
@@ -32,32 +33,34 @@ def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
     code = [c for c in executed.cells if c.cell_type == "code"]
     counts = [c.execution_count for c in code]
     assert counts == list(range(1, len(code) + 1))  # all ran, the last ones empty
-    end = next(i for i, c in enumerate(code) if "skip_cells_without" in c.source)
-    assert code[end]["outputs"] and not any(c["outputs"] for c in code[end + 1 :])
+    end = next(i for i, c in enumerate(code) if "skip_cells_until" in c.source)
+    assert not any(c["outputs"] for c in code[end:-1]) and code[-1]["outputs"]
     kinds = {o.get("name", o["output_type"]) for c in code for o in c["outputs"]}
     assert not kinds & {"stderr", "error"}
 
 
-def test_cells_are_skipped_until_the_parameter_is_there_again(monkeypatch):
+@pytest.mark.parametrize("last", ['BASE = ""\nINSTRUCT = "chat"', "print(2)\n"])
+def test_cells_are_skipped_until_one_that_is_waited_for(monkeypatch, last):
     shell = InteractiveShell()
     monkeypatch.setattr(early_end, "get_ipython", lambda: shell)
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    early_end.skip_cells_without("INSTRUCT")
+    early_end.skip_cells_until("INSTRUCT =", "print(2")
     for cell in ("seen = 1", "print(INSTRUCT)", "%no_such_magic", ""):
         assert shell.run_cell(cell).success
     assert "seen" not in shell.user_ns
-    assert shell.run_cell('BASE = ""\nINSTRUCT = "chat"').success
-    assert shell.run_cell("seen = INSTRUCT").success
-    assert shell.user_ns["seen"] == "chat"
+    assert shell.run_cell(last).success
+    assert shell.run_cell("seen = 3").success
+    assert shell.user_ns["seen"] == 3
     shell.history_manager.end_session()
 
 
 def test_outside_of_ipython_nothing_is_skipped(monkeypatch):
     monkeypatch.setattr(early_end, "get_ipython", lambda: None)
-    early_end.skip_cells_without("INSTRUCT")
+    early_end.skip_cells_until("INSTRUCT =")
 
 
 def test_the_notebook_that_ends_early_has_the_parameter_it_waits_for():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     assert any(line.startswith("INSTRUCT =") for line in tagged[0]["source"])
+    assert any(line.startswith("recorder.finish") for line in cells[-1]["source"])
