@@ -49,9 +49,11 @@ def choose_prompts(
     texts = {name: [i.prompt for i in asked[name]] for name in (CHAT, *PLAIN)}
     if alike:
         chosen = of_common_lengths(lm, chat_ids(lm, texts[CHAT]), n)
-        share = -(-n // len(PLAIN))
-        each = [of_common_lengths(lm, texts[name], share) for name in PLAIN]
-        return chosen, list(chain(*each))[:n]
+        # as many of each suite as an even spread over all of them would take
+        pool = [name for name in PLAIN for _ in texts[name]]
+        shares = Counter(pool[i * len(pool) // n] for i in range(min(n, len(pool))))
+        each = [of_common_lengths(lm, texts[k], count) for k, count in shares.items()]
+        return chosen, list(chain(*each))
     chat, plain = (
         pool[:: max(1, len(pool) // n)][:n]
         for pool in (texts[CHAT], list(chain(*(texts[name] for name in PLAIN))))
