@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -28,7 +27,7 @@ THINKERS = [
     for width in reversed(thinking.WIDTHS)
     for seed in learned.SEEDS
     for kind in thinking.KINDS
-    if width == thinking.WIDTH or kind in ("mixture", "token")
+    if width == thinking.WIDTH or (kind in ("mixture", "token") and not seed)
 ]
 READERS = [
     (kind, fold, seed)
@@ -36,10 +35,11 @@ READERS = [
     for fold in reader.FOLDS
     for kind in reader.KINDS
 ]
-AFTER = (0, 3, 10, 30, 100, 200, 300)  # steps at which the curve is measured
+AFTER = (0, 10, 30, 100, 200, 350, 500)  # steps at which the curve is measured
+Tables = dict[str, list[dict]]  # rows of what is committed, by table
 
 
-def learn_thinker(kind: str, width: int, seed: int) -> tuple[dict, list[dict]]:
+def learn_thinker(kind: str, width: int, seed: int) -> tuple[dict, Tables]:
     """Train one thinker -> its tensors in half precision, and its answers by way."""
     known, held_out = split()
     model = thinking.train(kind, known, width, seed)
@@ -52,23 +52,32 @@ def learn_thinker(kind: str, width: int, seed: int) -> tuple[dict, list[dict]]:
         e = clustered(bootstrap, held_out.multiset.tolist(), right)
         row = {"kind": kind, "width": width, "seed": seed, "way": way}
         rows.append(row | {"value": e.value, "low": e.low, "high": e.high, "n": e.n})
-    return tensors, rows
+    return tensors, {"widths": rows}
 
 
-def learn_reader(kind: str, fold: str, seed: int) -> tuple[dict, list[dict]]:
-    """Train one reader or control -> its update, and what it reads step by step."""
-    lm, rows = load("mini-gpt2", "cpu"), []
-    asked = [i for i in sample_open(SUITES, 1000) if reading.fold_of(i) == fold]
+def learn_reader(kind: str, fold: str, seed: int) -> tuple[dict, Tables]:
+    """Train one reader or control -> its update, and what it reads and costs."""
+    lm, curve = load("mini-gpt2", "cpu"), []
+    asked = sample_open(SUITES, 1000)
+    held = [item for item in asked if reading.fold_of(item.prompt) == fold]
+    about = {"kind": kind, "seed": seed, "fold": fold}
 
     def report(step: int, model: torch.nn.Module) -> None:
         if step in AFTER:
-            found = reading.reading_rows(LM(model, lm.tokenizer), asked)
+            found = reading.reading_rows(LM(model, lm.tokenizer), held)
             sums = reading.sums_by_template(found).to_dict("records")
-            about = {"kind": kind, "seed": seed, "step": step, "fold": fold}
-            rows.extend(about | row for row in sums)
+            curve.extend(about | {"step": step} | row for row in sums)
 
     model = reader.train_reader(lm, fold, kind, seed, report=report)
-    return reader.update_of(model), rows
+    update = reader.update_of(model, lm.model)
+    trained = reader.merge(lm, update)
+    rows = reading.reading_rows(trained, asked).to_dict("records")
+    costs = enumerate(
+        reading.document_nll(trained, reading.documents(reading.DOCUMENTS))
+    )
+    nll = [about | {"document": i, "nll": x} for i, x in costs]
+    readings = [about | row for row in rows]
+    return update, {"curve": curve, "readings": readings, "nll": nll}
 
 
 def finished(name: str) -> bool:
@@ -79,39 +88,37 @@ def finished(name: str) -> bool:
 def run(name: str, learn, *what) -> None:
     """Do one job and keep what came of it."""
     start = time.process_time()
-    tensors, rows = learn(*what)
+    tensors, tables = learn(*what)
     seconds = round(time.process_time() - start, 1)
-    about = {"cost": {"job": name, "seconds": seconds}, "rows": rows}
-    write_whole(WORK / f"{name}.json", json.dumps(about))
+    tables["costs"] = [{"job": name, "kind": what[0], "seconds": seconds}]
+    write_whole(WORK / f"{name}.json", json.dumps(tables))
     write_whole(WORK / f"{name}.safetensors", save(tensors))
     print(f"{name}: {seconds:.0f} s", flush=True)
 
 
-def gather(jobs: dict[str, list[str]]) -> None:
+def is_kept(name: str) -> bool:
+    """Whether a model is committed: the widest thinkers, and what has seed 0."""
+    readers = name.startswith(reader.KINDS)
+    return name.endswith("-0") if readers else f"-{thinking.WIDTH}-" in name
+
+
+def gather(names: list[str]) -> None:
     """Put finished jobs together in models/learned/, and clear the work away."""
-    about = {
-        name: json.loads((WORK / f"{name}.json").read_text())
-        for names in jobs.values()
-        for name in names
-    }
-    for which, names in jobs.items():
-        kept = [n for n in names if which == "readers" or f"-{thinking.WIDTH}-" in n]
-        tensors = {
-            f"{name}/{key}": tensor
-            for name in kept
-            for key, tensor in load_file(WORK / f"{name}.safetensors").items()
-        }
-        write_whole(learned.FOLDER / learned.WEIGHTS[which], save(tensors))
-    tables = {
-        "widths.csv": [row for n in jobs["thinkers"] for row in about[n]["rows"]],
-        "curve.csv": [row for n in jobs["readers"] for row in about[n]["rows"]],
-        "costs.csv": [about[n]["cost"] for names in jobs.values() for n in names],
-    }
-    for name, rows in tables.items():
-        text = pd.DataFrame(rows).to_csv(
-            index=False, float_format="%.6g", lineterminator="\n"
-        )
-        write_whole(learned.FOLDER / name, text)
+    tensors: dict[str, dict] = {which: {} for which in learned.WEIGHTS}
+    tables: Tables = {}
+    for name in names:
+        which = "readers" if name.startswith(reader.KINDS) else "thinkers"
+        if is_kept(name) and not name.startswith("control"):
+            for key, tensor in load_file(WORK / f"{name}.safetensors").items():
+                tensors[which][f"{name}/{key}"] = tensor
+        for table, rows in json.loads((WORK / f"{name}.json").read_text()).items():
+            tables.setdefault(table, []).extend(rows)
+    for which, path in learned.WEIGHTS.items():
+        write_whole(learned.FOLDER / path, save(tensors[which]))
+    for table, rows in tables.items():
+        how = {"index": False, "float_format": "%.5g", "lineterminator": "\n"}
+        text = pd.DataFrame(rows).to_csv(**how)
+        write_whole(learned.FOLDER / f"{table}.csv", text)
     for path in WORK.iterdir():
         path.unlink()
 
@@ -121,21 +128,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("only", nargs="*", metavar="NAME", help="beginnings of jobs")
     only = tuple(parser.parse_args().only)
-    jobs = {"thinkers": {}, "readers": {}}
-    for which, learn, listed in (
-        ("thinkers", learn_thinker, THINKERS),
-        ("readers", learn_reader, READERS),
-    ):
-        for what in listed:
-            jobs[which]["-".join(map(str, what))] = learn, *what
-    for name, job in (jobs["thinkers"] | jobs["readers"]).items():
+    jobs = {}
+    for learn, listed in ((learn_thinker, THINKERS), (learn_reader, READERS)):
+        jobs |= {"-".join(map(str, what)): (learn, *what) for what in listed}
+    for name, job in jobs.items():
         if not finished(name) and name.startswith(only or ""):
             run(name, *job)
-    names = {which: list(own) for which, own in jobs.items()}
-    if all(finished(name) for own in names.values() for name in own):
-        gather(names)
-        spent = learned.costs().seconds.sum() / 60
-        print(f"{Path(learned.FOLDER).relative_to(ROOT)}: {spent:.0f} CPU minutes")
+    if all(map(finished, jobs)):
+        gather(list(jobs))
+        minutes = learned.costs().seconds.sum() / 60
+        print(f"{learned.FOLDER.relative_to(ROOT)}: {minutes:.0f} CPU minutes")
 
 
 if __name__ == "__main__":

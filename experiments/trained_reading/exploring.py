@@ -25,6 +25,7 @@ from transformers import GPT2LMHeadModel
 
 from experiments.metrics import js_bits
 from experiments.stats import Estimate, bootstrap, clustered, paired_difference
+from experiments.trained_reading.reading import read_share
 from experiments.trained_reading.signed_sums import (
     PAUSE,
     VOCABULARY,
@@ -253,6 +254,36 @@ def branch_rows(model: GPT2LMHeadModel, problems: Problems) -> pd.DataFrame:
     return pd.concat(rows, ignore_index=True)
 
 
+def branch_table(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
+    """Tabulate what is read of +a and -a mixed, by models trained on mixtures, tokens.
+
+    read: the share of it beyond +a alone (reading.read_share). linear_gap: |share - w|,
+    averaged over w. on_path: the probability of the four sums that can follow.
+    """
+    rows = {}
+    for kind in ("mixture", "token"):
+        found = branch_rows(models[kind], problems)
+        half = found[found.w == 0.5]
+        gap = (found.share - found.w).abs()
+        each = {
+            "read": read_share(half, seed=seed),
+            "linear_gap": clustered(bootstrap, found.template, gap, seed=seed),
+            "on_path": clustered(bootstrap, half.template, half.on_path, seed=seed),
+        }
+        rows[kind] = {
+            k: f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]" for k, e in each.items()
+        }
+    return pd.DataFrame(rows).T
+
+
+def width_table(widths: pd.DataFrame) -> pd.DataFrame:
+    """Name the lines of learned.widths(), narrow models first, to draw."""
+    names = {"soft": "mixtures", "top": "top tokens"}
+    kind = "trained on " + widths.kind + "s, fed " + widths.way.map(names)
+    first = widths.seed == widths.seed.min()
+    return widths.assign(line=kind)[first].sort_values(["line", "width"])
+
+
 def branch_curves(models: Models, problems: Problems) -> pd.DataFrame:
     """Average branch_rows over problems, to draw: line, w, mean, 10%, 90%.
 
@@ -278,10 +309,18 @@ def find(problems: Problems, numbers: list[int]) -> Problems:
     return problems.take(found)
 
 
-def thoughts(models: Models, problem: Problems, least: float = 0.02) -> pd.DataFrame:
+def wording(problem: Problems) -> str:
+    """Write a problem and its answer: "3 1 4 2, answer 0"."""
+    numbers = " ".join(sum_name(i) for i in problem.numbers[0].tolist())
+    return f"{numbers}, answer {sum_name(int(problem.answer[0]))}"
+
+
+def thoughts(
+    models: Mapping[str, tuple], problem: Problems, least: float = 0.02
+) -> pd.DataFrame:
     """List what is said at each step of one problem: model, step, token, prob.
 
-    models: name -> (model, what it is fed). Above them the distribution over traces.
+    models: name -> (model, what it is fed). Before them the distribution over traces.
     """
     said = {"all 16 traces": problem.spread[0]}
     for name, (model, way) in models.items():

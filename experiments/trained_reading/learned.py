@@ -1,10 +1,14 @@
 """What was trained and is committed: models/learned/, and how to load it.
 
-thinker       a model of `thinking`, by kind and training seed
-update        a reader's or a control's update, by kind, fold and training seed
-widths        answers of thinkers of several widths
-curve         what readers read after a few steps of training, and after more
-costs         seconds that each training took
+    thinkers    the models of `thinking` of one training seed, by kind
+    update      a reader's update, by fold: those of training seed 0
+    readings    what every reader and control reads, prompt by prompt
+    nll         what ordinary text costs them, document by document
+    curve       what they read after a few steps of training, and after more
+    widths      answers of thinkers of several widths
+    costs       CPU seconds that each training took
+
+`python -m experiments.trained_reading`, or `make learn`, trains all of it again.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from safetensors.torch import load_file
 
-from experiments.trained_reading.thinking import WIDTH, new_model
+from experiments.trained_reading.thinking import KINDS, WIDTH, new_model
 from harness.files import ROOT
 
 if TYPE_CHECKING:
@@ -48,9 +52,12 @@ def _of(which: str, name: str) -> dict[str, Tensor]:
     return found
 
 
-def thinker(kind: str, seed: int) -> GPT2LMHeadModel:
-    """Load a thinker of the largest width; ValueError where there is none."""
-    return restore(_of("thinkers", f"{kind}-{WIDTH}-{seed}"), WIDTH)
+def thinkers(seed: int) -> dict[str, GPT2LMHeadModel]:
+    """Load the widest models of one training seed, by kind."""
+    return {
+        kind: restore(_of("thinkers", f"{kind}-{WIDTH}-{seed}"), WIDTH)
+        for kind in KINDS
+    }
 
 
 def restore(tensors: dict[str, Tensor], width: int) -> GPT2LMHeadModel:
@@ -60,21 +67,39 @@ def restore(tensors: dict[str, Tensor], width: int) -> GPT2LMHeadModel:
     return model.eval()
 
 
-def update(kind: str, fold: str, seed: int) -> dict[str, Tensor]:
-    """Load the update of a reader or a control; ValueError where there is none."""
-    return _of("readers", f"{kind}-{fold}-{seed}")
+def update(fold: str) -> dict[str, Tensor]:
+    """Load the update of a reader that never trained on a fold's sentences."""
+    return _of("readers", f"reader-{fold}-0")
 
 
-def widths() -> pd.DataFrame:
-    """Read answers by width: kind, width, seed, way, value, low, high, n."""
-    return pd.read_csv(FOLDER / "widths.csv")
+@cache
+def _table(name: str) -> pd.DataFrame:
+    path = FOLDER / f"{name}.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name}: not there; run make learn")
+    return pd.read_csv(path)
+
+
+def readings() -> pd.DataFrame:
+    """Read kind, seed, fold, and the columns of reading.reading_rows."""
+    return _table("readings")
+
+
+def nll() -> pd.DataFrame:
+    """Read kind, seed, fold, document, nll (nats a token)."""
+    return _table("nll")
 
 
 def curve() -> pd.DataFrame:
-    """Read kind, seed, step, fold, template, and the sums won and room of its items."""
-    return pd.read_csv(FOLDER / "curve.csv")
+    """Read kind, seed, fold, step, template, and its prompts' sums won, room and n."""
+    return _table("curve")
+
+
+def widths() -> pd.DataFrame:
+    """Read kind, width, seed, way, value, low, high, n."""
+    return _table("widths")
 
 
 def costs() -> pd.DataFrame:
-    """Read job, steps and CPU seconds."""
-    return pd.read_csv(FOLDER / "costs.csv")
+    """Read job, kind, seconds."""
+    return _table("costs")

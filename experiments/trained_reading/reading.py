@@ -1,11 +1,12 @@
 """How much of a mixture is read, before and after training for it (T1).
 
-    fold_of         which fold holds an item's sentences out
     reading_rows    divergences after each item's first concept token
     read_share      the share read: 0 the top token alone, 1 all
-    reading_parts   T1's parts, for one training seed
-    share_table     shares read by each model, to draw
+    all_rows        the same before training and, from models/learned, after it
+    seed_parts      T1's parts, for one training seed
+    share_table     shares read by each model; curve_table: by step of training
     document_nll    what ordinary text costs, document by document
+    compared        models for the measures of other notebooks
 
 As R6 reads (experiments.translation), at the first concept token: with q = sum_i w_i
 P(.|ctx, tok_i), what a reader of the whole mixture would predict, the share of the top
@@ -16,7 +17,7 @@ draw whole templates.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ from experiments.stats import (
     ratio_difference,
 )
 from experiments.trained_reading import learned
-from experiments.trained_reading.reader import FOLDS, merge
+from experiments.trained_reading.reader import merge
 from helpers.batching import next_logits, prompt_embeds
 from helpers.mixture import MixtureConfig, apply_norm, mix, mixture_weights, norm_bounds
 from models.corpus import sample_document
@@ -44,11 +45,15 @@ if TYPE_CHECKING:
     from helpers.models import LM
 
 Parts = dict[str, Estimate]
+Rows = dict[tuple[str, object], pd.DataFrame]  # by model and training seed
+
+DOCUMENTS = 60  # of ordinary text, whose cost is compared
+OWN = "reader, such sentences"  # trained on sentences of the kind that it is asked
 
 
-def fold_of(item: Item) -> str:
+def fold_of(prompt: str) -> str:
     """The fold of reader.FOLDS whose readers have not trained on such sentences."""
-    return "chores" if item.prompt.endswith(CHORES) else "places"
+    return "chores" if prompt.endswith(CHORES) else "places"
 
 
 def reading_rows(
@@ -120,9 +125,7 @@ def reading_parts(rows: dict[str, pd.DataFrame], seed: int = 0) -> Parts:
     return parts | {"trained_over_flat": over_flat}
 
 
-def share_table(
-    rows: dict[tuple[str, str], pd.DataFrame], seed: int = 0
-) -> pd.DataFrame:
+def share_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
     """Tabulate shares read, to draw: (model, training seed) -> rows of reading_rows.
 
     -> model, line, value, low, high, n. Two lines a model: the mixture's prediction,
@@ -156,13 +159,6 @@ def document_nll(lm: LM, texts: Sequence[str]) -> list[float]:
     return found
 
 
-def nll_change(
-    after: Sequence[float], before: Sequence[float], seed: int = 0
-) -> Estimate:
-    """Estimate what training changed of documents' NLL; below 0: less than before."""
-    return paired_difference(after, before, seed=seed)
-
-
 def sums_by_template(rows: pd.DataFrame) -> pd.DataFrame:
     """Sum what is read and what there is to read, in bits: template, won, room, n."""
     told = rows[rows.top > SEPARATE]
@@ -170,38 +166,79 @@ def sums_by_template(rows: pd.DataFrame) -> pd.DataFrame:
     return sums[["won", "top", "n"]].sum().reset_index().rename(columns={"top": "room"})
 
 
-def trained_rows(lm: LM, kind: str, seed: int, items: Sequence[Item]) -> pd.DataFrame:
-    """Measure reading_rows by readers or controls that trained on other sentences.
+def trained_rows(
+    prompts: Sequence[str], kind: str, seed: int, own: bool = False
+) -> pd.DataFrame:
+    """Look up what readers or controls read after prompts: reading_rows, in order.
 
-    kind, seed: of reader.KINDS and learned.SEEDS. In the order of the items.
+    Of the two folds' models the one that never trained on such sentences, or with own
+    the one that did.
     """
-    parts = []
-    for fold in FOLDS:
-        own = [n for n, item in enumerate(items) if fold_of(item) == fold]
-        trained = merge(lm, learned.update(kind, fold, seed))
-        rows = reading_rows(trained, [items[n] for n in own])
-        parts.append(rows.set_index(pd.Index(own)))
-    return pd.concat(parts).sort_index()
+    rows = learned.readings()
+    rows = rows[(rows.kind == kind) & (rows.seed == seed)]
+    held = rows.prompt.map(fold_of) == rows.fold
+    return rows[held != own].set_index("prompt").loc[list(prompts)].reset_index()
 
 
-def trained_nll(lm: LM, kind: str, seed: int, texts: Sequence[str]) -> list[float]:
-    """Average document_nll over the models of both folds."""
-    found = [
-        document_nll(merge(lm, learned.update(kind, fold, seed)), texts)
-        for fold in FOLDS
-    ]
-    return [sum(pair) / len(pair) for pair in zip(*found)]
+def all_rows(before: pd.DataFrame) -> Rows:
+    """List reading rows by model and training seed, those before training first."""
+    found: Rows = {("before", ""): before}
+    for seed in learned.SEEDS:
+        for kind in ("control", "reader"):
+            found[kind, seed] = trained_rows(before.prompt, kind, seed)
+        found[OWN, seed] = trained_rows(before.prompt, "reader", seed, own=True)
+    return found
+
+
+def trained_nll(kind: str, seed: int) -> list[float]:
+    """Average what documents cost, over the models of both folds."""
+    rows = learned.nll()
+    rows = rows[(rows.kind == kind) & (rows.seed == seed)]
+    return rows.groupby("document").nll.mean().tolist()
+
+
+def seed_parts(
+    rows: Rows, trained: int, nll_before: Sequence[float], seed: int = 0
+) -> Parts:
+    """Estimate all parts of T1 for one training seed, from all_rows."""
+    kinds = {"before": rows["before", ""]}
+    kinds |= {kind: rows[kind, trained] for kind in ("reader", "control")}
+    change = paired_difference(trained_nll("reader", trained), nll_before, seed=seed)
+    return reading_parts(kinds, seed) | {"nll_change": change}
+
+
+def compared(lm: LM, items: Sequence[Item]) -> list[tuple[str, LM, list[Item]]]:
+    """List models to compare on chores: name, model, items. Readers of seed 0."""
+    own = [item for item in items if fold_of(item.prompt) == "chores"]
+    made = {"before": lm, "reader": merge(lm, learned.update("chores"))}
+    made[OWN] = merge(lm, learned.update("places"))
+    return [(name, model, own) for name, model in made.items()]
+
+
+def interval_table(parts: Mapping[object, Parts], names: Sequence[str]) -> pd.DataFrame:
+    """Write estimates as text, of the parts named: a row for each entry."""
+    return pd.DataFrame(
+        {
+            row: {
+                name: f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}], n {e.n}"
+                for name in names
+                if (e := own.get(name))
+            }
+            for row, own in parts.items()
+        }
+    ).T
 
 
 def curve_table(curve: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Estimate the share read by step of training: line, step, value, low, high, n.
 
-    curve: learned.curve(). One line a kind and training seed; templates are drawn.
+    curve: learned.curve(). One line a kind and training seed; templates are drawn. No
+    step stands at 1, which a logarithmic axis can show.
     """
     rows = []
-    for (kind, trained, step), part in curve.groupby(
-        ["kind", "seed", "step"], sort=False
-    ):
+    keys = ["kind", "seed", "step"]
+    for (kind, trained, step), part in curve.groupby(keys, sort=False):
         e = ratio(part.won, part.room, seed=seed)
-        rows.append({"line": f"{kind}, seed {trained}", "step": step, **vars(e)})
+        line = {"line": f"{kind}, seed {trained}", "step": max(step, 1)}
+        rows.append(line | vars(e))
     return pd.DataFrame(rows)

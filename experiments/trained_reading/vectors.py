@@ -2,7 +2,8 @@
 
     vector_rows     each kind of vector after each prompt: norm, nearest token, cost
     vector_table    their means, with intervals, by model and kind
-    shown           the same as text
+    vector_text     the same as text, one row a model and kind
+    other_texts     what an aligner is fitted on
 
 COCONUT (2412.06769) feeds back the last hidden state, the write-up a mixture of
 embeddings. Intervals draw whole templates.
@@ -10,7 +11,7 @@ embeddings. Intervals draw whole templates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -34,11 +35,11 @@ COLUMNS = ("norm", "cosine", "is_top", "nll")
 
 @torch.no_grad()
 def vector_rows(lm: LM, items: Sequence[Item], texts: Sequence[str]) -> pd.DataFrame:
-    """Describe the vector of each kind after each prompt: kind, template, and
+    """Describe the vector of each kind after each prompt, one row each.
 
     norm over the embeddings' mean norm; cosine to the nearest token; is_top, whether
-    that is the likeliest next token; nll, in nats, after it, of the token that greedy
-    decoding says next. texts: what the aligner is fitted on.
+    that is the likeliest next token; nll, in nats, of the token that greedy decoding
+    says after the top token. texts: what the aligner is fitted on.
     """
     prompts = [item.prompt for item in items]
     contexts = [prompt_embeds(lm, prompt)[0][0] for prompt in prompts]
@@ -83,12 +84,19 @@ def vector_table(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Write vector_table as text, one row a kind and model."""
+def vector_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Write vector_table as text, one row a model and kind."""
     text = [f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in table.itertuples()]
-    index = ["kind", "model"]
-    return (
-        table.assign(text=text)
-        .pivot(index=index, columns="what", values="text")[list(COLUMNS)]
-        .reindex(pd.MultiIndex.from_frame(table[index].drop_duplicates()))
-    )
+    keys = ["model", "kind"]
+    wide = table.assign(text=text).pivot(index=keys, columns="what", values="text")
+    order = pd.MultiIndex.from_frame(table[keys].drop_duplicates())
+    return wide.reindex(order)[list(COLUMNS)]
+
+
+def other_texts(
+    asked: Mapping[str, Sequence[Item]], items: Sequence[Item]
+) -> list[str]:
+    """List a set's completion prompts that are not among the items."""
+    used = {item.prompt for item in items}
+    kinds = ("ambiguous", "capitals", "sums")
+    return [i.prompt for kind in kinds for i in asked[kind] if i.prompt not in used]
