@@ -22,12 +22,12 @@ from experiments.stats import Estimate, bootstrap, clustered
 from helpers.models import LM
 
 READINGS = {
-    "js_q": "mixture",
-    "js_q_top": "top token alone",
-    "js_q_replaced": "second token replaced",
-    "js_q_random": "random vector",
-    "js_top": "mixture, from what follows the top token",
-    "js_second": "mixture, from what follows the second",
+    "js_q": "mixture, from q",
+    "js_q_top": "top token alone, from q",
+    "js_q_replaced": "second replaced, from q",
+    "js_q_random": "random vector, from q",
+    "js_top": "mixture, from the top token's",
+    "js_second": "mixture, from the second's",
 }
 FEATURE_PARTS = {
     "union": "either's own features: mixture",

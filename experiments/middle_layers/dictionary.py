@@ -162,8 +162,9 @@ def feature_rows(
     the mixture's features that neither member has; new_sum likewise. sum_error,
     top_error: squared distance of its activations from the mean of the members', and
     from the top token's; size: their own square. A mixture counts what is above
-    half the threshold: each member has half its weight. Cases in which a member has no
-    features of its own are left out.
+    half the threshold, as each member has half its weight; so do its members where they
+    are compared with it by size, and where a feature is to be neither's. Cases in which
+    a member has no features of its own are left out.
     """
     rows, mixtures, members = [], [], []
     for case in cases:
@@ -179,16 +180,20 @@ def feature_rows(
             continue
         h = states[layer]
         a, b = own.features(h[:2])
-        m, both = own.features(torch.cat([h[2:], blend.to(h) @ h[:2]]), HALF)
+        h = torch.cat([h, blend.to(h) @ h[:2]])
+        low_a, low_b, m, both = own.features(h, HALF)
         facts = {"prompt": case.prompt, "template": case.template, "kind": case.kind}
         top_own, second_own = _shares(m, a, b)
         rows.append(
             facts
-            | {"union": min(top_own, second_own), "new": _new(m, a, b)}
+            | {"union": min(top_own, second_own), "new": _new(m, low_a, low_b)}
             | {"top_own": top_own, "second_own": second_own}
-            | {"union_sum": min(_shares(both, a, b)), "new_sum": _new(both, a, b)}
-            | {"sum_error": float((m - (a + b) / 2).square().sum())}
-            | {"top_error": float((m - a).square().sum())}
+            | {
+                "union_sum": min(_shares(both, a, b)),
+                "new_sum": _new(both, low_a, low_b),
+            }
+            | {"sum_error": float((m - (low_a + low_b) / 2).square().sum())}
+            | {"top_error": float((m - low_a).square().sum())}
             | {"size": float(m.square().sum()), "tokens": {*tokens.tolist()}}
         )
         mixtures.append(m)
