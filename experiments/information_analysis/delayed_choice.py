@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,8 +37,8 @@ from experiments.information_analysis.contexts import (
 )
 from experiments.information_analysis.ways import decode_answers
 from experiments.prefixes import LEAST
-from experiments.prompts import Item
-from experiments.scoring import is_right, starts_with_answer
+from experiments.prompts import CAPITAL, Item
+from experiments.scoring import is_right, normalise_words, starts_with_answer
 from experiments.stats import Estimate, bootstrap, clustered, paired_difference
 from experiments.true_distribution import true_ahead
 from helpers.decode import generate_concepts
@@ -65,6 +66,22 @@ FROM_SPANISH = (  # of words and of sentences, to chat models
     "Translate the following Spanish text into English: {}",
     "How do you say this in English? {}",
 )
+EXPLAINED = (
+    "What does the word {} mean?",
+    "What is the meaning of {}?",
+    "Explain the word {} in plain English.",
+    "Define the word {}.",
+    "What is meant by {}?",
+)
+CAPITAL_OF = (
+    "What is the capital of {}?",
+    "Which city is the capital of {}?",
+    "Name the capital of {}.",
+    "Tell me the capital city of {}.",
+    "What is the name of the capital of {}?",
+    "Do you know the capital of {}?",
+    "Which city is the seat of {}'s government?",
+)
 BRIEFLY = ("{}", "Answer in a few words. {}", "Answer briefly: {}", "{} Be brief.")
 
 
@@ -88,6 +105,14 @@ def is_correct(text: str, answer: str | tuple[Item, ...]) -> bool:
     if isinstance(answer, str):
         return starts_with_answer(text, answer)
     return all(is_right(text, item) for item in answer)
+
+
+def is_settled(text: str, answer: str | tuple[Item, ...]) -> bool:
+    """Whether no further words can change what `is_correct` says of a text."""
+    words = normalise_words(text)[:-1]  # the last one may go on
+    if isinstance(answer, str):
+        return len(words) >= len(normalise_words(answer))
+    return is_correct(" ".join(words), answer)
 
 
 def sums(
@@ -148,7 +173,14 @@ def text_tasks(
         tasks = {"sums of two": easy} | {k: (q, 6) for k, (q, _) in tasks.items()}
         tasks["meanings"] = tasks["meanings"][0], 16
         words, sentences = asked["spanish_words"], asked["spanish"]
+        gap = CAPITAL.split("_")
+        lands = [
+            replace(i, prompt=i.prompt.removeprefix(gap[0]).removesuffix(gap[1]))
+            for i in asked["capitals"]
+        ]
         chats |= {
+            "explanations": (worded(asked["meanings"], EXPLAINED, n, seed), 16),
+            "capitals": (worded(lands, CAPITAL_OF, n, seed), 12),
             "Spanish words": (worded(words, FROM_SPANISH, n, seed), 16),
             "Spanish sentences": (worded(sentences, FROM_SPANISH, n, seed), 16),
             "instructions": (worded(asked["instructions"], BRIEFLY, n, seed), 16),
@@ -198,7 +230,11 @@ def score_task(lm: LM, task: Task, seed: int = 0, screen: int = 60) -> pd.DataFr
 
     def scores(questions, ways):
         prompts = [q.prompt for q in questions]
-        decoded = decode_answers(lm, prompts, steps, ways, SAMPLES, seed)
+
+        def settled(i, text):
+            return is_settled(text, questions[i].answer)
+
+        decoded = decode_answers(lm, prompts, steps, ways, SAMPLES, seed, settled)
         right = {
             way: [
                 [float(is_correct(text, q.answer)) for text, q in zip(texts, questions)]

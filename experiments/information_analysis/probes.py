@@ -18,6 +18,7 @@ asked about a family that it was not fitted to, and intervals resample families.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,12 +91,15 @@ def positions(
     """
     hidden, rows = {layer: [] for layer in layers}, []
     texts = sorted(texts, key=lambda text: len(text[0]))
+    accepted = inspect.signature(model.forward).parameters
     for batch_rows in equal_length_batches([text[0] for text in texts], size=32):
         batch = [texts[i] for i in batch_rows]
         ids = torch.tensor([text[0] for text in batch], device=model.device)
-        out = model(input_ids=ids, output_hidden_states=True)
+        most = max(len(text) - start for text, start, *_ in batch) + 1
+        options = {"logits_to_keep": most} if "logits_to_keep" in accepted else {}
+        out = model(input_ids=ids, output_hidden_states=True, **options)
         for b, (text, start, *kind) in enumerate(batch):
-            logits = out.logits[b, start - 1 : -1].float().cpu()
+            logits = out.logits[b, start - len(text) - 1 : -1].float().cpu()
             entropy = logits_entropy(logits).tolist()
             second = logits.topk(2).indices[:, 1].tolist()
             for layer in layers:

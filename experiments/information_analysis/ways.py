@@ -9,7 +9,7 @@ that have been fed the same so far share a row, and those that have ended have n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,8 @@ from helpers.mixture import (
 if TYPE_CHECKING:
     from helpers.models import LM
 
-CONFIG = MixtureConfig()  # one of the weights for all ways
+CONFIG = MixtureConfig()  # of the weights, in all ways
+CHECK_EVERY = 3  # steps between two looks at which texts are settled
 
 
 def decode_answers(
@@ -40,11 +41,13 @@ def decode_answers(
     ways: Sequence[str],
     samples: int = 1,
     seed: int = 0,
+    settled: Callable[[int, str], bool] | None = None,
 ) -> dict[str, list[list[str]]]:
     """Decode each prompt in each way -> way: one list of new texts, or `samples`.
 
     ways: discrete (greedy), continuous, gated (a mixture only where entropy is above
-    the gate), sampled (from the weights that the others mix).
+    the gate), sampled (from the weights that the others mix). settled: (prompt's place,
+    text so far) -> whether to stop there, asked every CHECK_EVERY steps.
     """
     runs = [way for way in ways for _ in range(samples if way == "sampled" else 1)]
     rows = token_ids(lm, prompts)
@@ -54,7 +57,12 @@ def decode_answers(
     found: list[list[list[int]]] = [[[] for _ in prompts] for _ in runs]
     for batch in equal_length_batches(rows, size):
         ids = torch.tensor([rows[i] for i in batch], device=lm.device)
-        chains = _decode_batch(lm, ids, shared, steps, runs, generator)
+
+        def over(b, tokens, batch=batch):
+            text = lm.tokenizer.decode(tokens, skip_special_tokens=True)
+            return settled is not None and settled(batch[b], text)
+
+        chains = _decode_batch(lm, ids, shared, steps, runs, generator, over)
         for run, chosen in zip(found, chains):
             for i, tokens in zip(batch, chosen):
                 run[i] = tokens
@@ -73,6 +81,7 @@ def _decode_batch(
     steps: int,
     runs: list[str],
     generator: torch.Generator,
+    over: Callable[[int, list[int]], bool],
 ) -> list[list[list[int]]]:
     """Decode prompts (B,T), alike in their first `shared` ids -> run, prompt: tokens.
 
@@ -103,6 +112,9 @@ def _decode_batch(
         for r, b in alive.nonzero().tolist():
             chains[r][b].append(int(token[r, b]))
         alive &= ~torch.isin(token, torch.tensor(lm.eos_ids, dtype=token.dtype))
+        if step % CHECK_EVERY == CHECK_EVERY - 1:
+            for r, b in alive.nonzero().tolist():
+                alive[r, b] = not over(b, chains[r][b])
         if step == steps - 1 or not alive.any():
             break
         key = row * (vocabulary + 1) + torch.where(mixed, vocabulary, token)

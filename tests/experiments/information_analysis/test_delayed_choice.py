@@ -95,12 +95,23 @@ def test_real_models_are_asked_natural_questions_in_enough_number():
     words = {q.unit: q for q in tasks["Spanish words"][0]}
     assert len(words) == 76 and said('"Perro" means dog.', words["perro"].answer)
     assert not said('"Perro" means cat.', words["perro"].answer)
+    lands = {q.unit for q in tasks["capitals"][0]}
+    assert {"France", "Peru"} < lands and len(lands) > 40
     (cat, *_) = [q for q in tasks["meanings"][0] if q.unit == "cat"]
     assert said(" a small animal that", cat.answer)
     pair = tasks["two sentences"][0][0].answer
     both = [item.accepted[-1] for item in pair]
     assert said(" ".join(both), pair) and not said(both[0], pair)
     assert not {"two sentences", "instructions"} & set(tasks_of("smollm2", chat=False))
+
+
+def test_a_text_is_settled_when_more_words_change_nothing():
+    settled, item = delayed_choice.is_settled, SUITES["capitals"][0]
+    assert not settled(" 1", "12") and not settled(" 12", "12")  # it may become 120
+    assert settled(" 12. And", "12") and settled(" 13 or", "12")
+    right = f"It is {item.gold}"
+    assert not settled(right, (item,)) and settled(right + ", a", (item,))
+    assert not settled("It is not known to me, it", (item,))
 
 
 def test_the_mini_corpus_never_asks_for_meanings_in_these_words():
@@ -128,7 +139,7 @@ def test_a_task_is_run_where_greedy_leaves_headroom(monkeypatch, right, asked):
     """Of the first 20, `right` are answered: 0.3 and 0.9 are clearly too few, many."""
     questions = [delayed_choice.Question(str(i), "yes", str(i)) for i in range(40)]
 
-    def answers(lm, prompts, steps, ways, samples, seed=0):
+    def answers(lm, prompts, steps, ways, samples, seed, settled):
         def texts(known):
             yes = [int(p) < known or 20 <= int(p) < 30 for p in prompts]
             return ["Yes." if right else "no" for right in yes]

@@ -78,3 +78,14 @@ def test_what_has_ended_is_fed_no_more(chat, monkeypatch):
     found = ways.decode_answers(chat, [prompt], 40, ["discrete"])
     assert found["discrete"][0][0].strip() == "Paris." and len(steps) < 10
     assert torch.is_grad_enabled()
+
+    def settled(i, text):
+        return i == 0 and "sees" in text
+
+    prompts = ["Repeat: The cow sees the moon.", "Repeat: The dog sees the moon."]
+    prompts = [chat_prompt(chat, prompt) for prompt in prompts]
+    whole = ways.decode_answers(chat, prompts, 12, ["discrete"])["discrete"][0]
+    decoded = ways.decode_answers(chat, prompts, 12, ["discrete"], settled=settled)
+    cut = decoded["discrete"][0]
+    assert whole[0].startswith(cut[0]) and cut[0].endswith("sees")
+    assert cut[1] == whole[1]
