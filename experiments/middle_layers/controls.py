@@ -10,12 +10,13 @@ part_rows        parts of all models as rows, for a figure
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 import torch
 
 from experiments.middle_layers import reading
-from experiments.middle_layers.cases import OWN, RELATED, Case
+from experiments.middle_layers.cases import JUDGED, OWN, RELATED, Case
 from experiments.middle_layers.lenses import Lenses, lens_table, logit_lens
 from experiments.middle_layers.states import depth
 from experiments.stats import Estimate, bootstrap, clustered
@@ -75,7 +76,8 @@ def readable_table(
     """
     found = {}
     for name, lm in lms.items():
-        some = [case for case in cases[name] if case.kind == RELATED]
+        some = [c for c in cases[name] if c.kind == RELATED]
+        some = [replace(c, weights=JUDGED[:1]) for c in some]  # weighs nothing here
         top, at = depth(lm.model), [middle[name], depth(lm.model)]
         rows = reading.effect_rows(lm, some, lenses[name], at, seed=seed)
         blank, plain = untrained(lm, seed), {"untrained model": logit_lens()}

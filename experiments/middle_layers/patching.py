@@ -29,7 +29,7 @@ from experiments.middle_layers.reading import (
     share,
     with_tokens,
 )
-from experiments.middle_layers.states import read_after
+from experiments.middle_layers.states import depth, read_after
 from experiments.stats import Estimate, clustered, ratio, ratio_difference
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def state_rows(lm: LM, cases: Sequence[Case], layers: Sequence[int]) -> pd.DataF
         far = js_bits(p_top, q).tolist()
         run = fed[:1].expand(2 * len(case.weights), -1, -1)
         facts = {"prompt": case.prompt, "template": case.template, "kind": case.kind}
-        for layer in layers:
+        for layer in (x for x in layers if x < depth(lm.model)):
             patch = layer, torch.cat(case.mixed(states[layer]))
             after = read_after(lm, prefix, run, patch)[1].softmax(-1)
             mixed, swapped = (after @ f).double().cpu().view(2, -1)
@@ -136,7 +136,7 @@ def carry_rows(
         ends = read_after(lm, prefix, fed)[1].softmax(-1)
         apart = float(js_bits(*ends))
         facts = {"prompt": case.prompt, "template": case.template, "kind": case.kind}
-        for layer in layers:
+        for layer in (x for x in layers if x < depth(lm.model)):
             patch = layer, states[layer].flip(0)
             p = read_after(lm, prefix, fed, patch)[1].softmax(-1)
             carried, removed = (apart - js_bits(p, ends.flip(0))).tolist()

@@ -17,6 +17,7 @@ prediction that is merely flatter shows none. Measured are the effects of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,16 @@ JS = ("js_q", "js_q_top", "js_q_replaced", "js_q_random", "js_top", "js_second")
 def second_mass(p_top: Tensor, p_second: Tensor) -> Tensor:
     """Weigh tokens (V,) by how far they follow the second token and not the top one."""
     return p_second / (p_top + p_second + FAINT)
+
+
+def quick_js_bits(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence (...) in bits of float32 distributions (...,V).
+
+    Off metrics.js_bits, which checks and counts in float64, by less than 1e-5.
+    """
+    entropies = (torch.special.entr(x).sum(-1) for x in ((p + q) / 2, p, q))
+    both, one, other = entropies
+    return ((both - (one + other) / 2) / math.log(2)).clamp_min(0)
 
 
 def effect_rows(
@@ -109,9 +120,9 @@ def _case_rows(lm, case, lenses, layers, reader, following, draw) -> list[dict]:
             _, alone, blank = case.gathered(s[:n])
             read, replaced, noise = p[n : n + 2 * w + 1].split([w, w, 1])
             from_q = [read, p[:1], replaced, noise]
-            from_q = js_bits(torch.stack([x.expand_as(q) for x in from_q]), q)
-            ends = torch.stack([p_top, p_second])[:, None]
-            js = dict(zip(JS, torch.cat([from_q, js_bits(read, ends)]).tolist()))
+            from_q = [quick_js_bits(x, q).expand(w) for x in from_q]
+            ends = [quick_js_bits(read, end[None]) for end in (p_top, p_second)]
+            js = dict(zip(JS, torch.stack(from_q + ends).tolist()))
             for k, weight in enumerate(case.weights):
                 rows.append(
                     facts
