@@ -36,7 +36,6 @@ from experiments.information_analysis.contexts import (
     trace_contexts,
 )
 from experiments.information_analysis.ways import decode_answers
-from experiments.prefixes import LEAST
 from experiments.prompts import CAPITAL, Item
 from experiments.scoring import is_right, normalise_words, starts_with_answer
 from experiments.stats import Estimate, bootstrap, clustered, paired_difference
@@ -280,7 +279,7 @@ def ahead_task(
     return ahead_rows(lm, kept, targets)
 
 
-def model_ahead(lm: LM, c: Context, least: float = LEAST) -> Tensor:
+def model_ahead(lm: LM, c: Context, least: float = 0.005) -> Tensor:
     """Predict the token after next (V,): sum_i p_i P_i over tokens of p_i >= `least`.
 
     p is the model's own next-token distribution at temperature 1, at most 100 tokens

@@ -35,24 +35,36 @@ def fit_interpolation(
 ) -> tuple[Tensor, Tensor]:
     """Find argmin over lambda of JS(P_m, lambda P_1 + (1-lambda) P_2), and that JS.
 
-    All (N,V) probabilities; returns lambda (N,) in [0,1] and the residual (N,) in bits.
-    The divergence is convex in lambda: its slope is set to 0 by Newton's steps, or
-    halves of the interval where a step would leave it, until all are `close`.
+    P_m (N,V), P_1 and P_2 (V,); returns lambda (N,) in [0,1] and the residual (N,) in
+    bits. The divergence is convex in lambda: a zero of its slope inside is found by
+    Newton's steps, or by halving the interval that holds it where a step would leave
+    that, until steps are `close`.
     """
-    low, high = torch.zeros(len(p_m)).double(), torch.ones(len(p_m)).double()
-    share, toward = (low + high) / 2, p_1 - p_2
-    for _ in range(rounds):
+    toward = p_1 - p_2
+
+    def slope(rows, share):
         q = (p_2 + share[:, None] * toward).clamp_min(1e-300)
-        both = q + p_m
-        slope = torch.xlogy(toward, 2 * q / both).sum(-1)
-        bend = (toward.square() * p_m / (q * both)).sum(-1)
-        low = torch.where(slope < 0, share, low)
-        high = torch.where(slope < 0, high, share)
-        step = share - slope / bend
-        inside = (step > low) & (step < high)
-        last, share = share, torch.where(inside, step, (low + high) / 2)
-        if ((share - last).abs() < close).all():
+        both = q + p_m[rows]
+        bend = (toward.square() * p_m[rows] / (q * both)).sum(-1)
+        return (toward * (2 * q / both).log()).sum(-1), bend
+
+    low, high = torch.zeros(len(p_m)).double(), torch.ones(len(p_m)).double()
+    rows = torch.arange(len(p_m))
+    rises, falls = slope(rows, low)[0] >= 0, slope(rows, high)[0] <= 0
+    share, inside = torch.where(rises, low, high), ~(rises | falls)
+    rows = rows[inside]
+    share[rows] = 0.5
+    for _ in range(rounds):
+        if not len(rows):
             break
+        at = share[rows]
+        value, bend = slope(rows, at)
+        low[rows] = torch.where(value < 0, at, low[rows])
+        high[rows] = torch.where(value < 0, high[rows], at)
+        step = at - value / bend
+        fits = (step > low[rows]) & (step < high[rows])
+        share[rows] = torch.where(fits, step, (low[rows] + high[rows]) / 2)
+        rows = rows[(share[rows] - at).abs() >= close]
     return share, js_bits(p_m, p_2 + share[:, None] * toward)
 
 
@@ -87,7 +99,7 @@ def interpolation_rows(
         if pair < min_js:
             continue
         read = torch.stack(read)
-        best, residual = fit_interpolation(read, p_a.expand_as(read), p_b)
+        best, residual = fit_interpolation(read, p_a, p_b)
         facts = {"prompt": c.prompt, "template": c.template, "js_pair": pair}
         facts["residual_random"] = float(residual[-1])
         curve = zip(grid, best.tolist(), residual.tolist())
