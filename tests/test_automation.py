@@ -192,3 +192,9 @@ def test_colab_asks_for_what_is_in_requirements():
         assert re.search(rf"(?m)^{package}==", pins), package
     for notebook in re.findall(r"%run (\S+)", code):
         assert (ROOT / "notebooks" / notebook).exists(), notebook
+
+
+def test_actions_are_pinned_by_commit_and_say_which_release_that_is():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for used in re.findall(r"uses: (.*)", path.read_text()):
+            assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}  # v[\d.]+", used), used
