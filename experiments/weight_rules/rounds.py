@@ -20,7 +20,7 @@ import torch
 
 from experiments.prompts import FRAMES
 from experiments.scoring import is_right, normalise_words
-from experiments.stats import Estimate, bootstrap, clustered, paired_difference
+from experiments.stats import Estimate, bootstrap, clustered, paired_difference, share
 from harness.safe_text import readable
 from helpers.decode import continue_from, generate_concepts
 from helpers.mixture import MixtureConfig
@@ -185,7 +185,7 @@ def round_parts(rows: pd.DataFrame, seed: int = 0) -> dict[Cell, Parts]:
         asked = part.dropna(subset=["right"])
         for name in ("right", "right_greedy"):
             if len(asked):
-                own[name] = clustered(bootstrap, asked.template, asked[name], seed=seed)
+                own[name] = share(asked[name], seed)  # capitals: one template on mini
         parts[key] = own  # type: ignore[index]
     return parts
 
