@@ -58,9 +58,7 @@ def _before(own: Dictionary, x: Tensor) -> Tensor:
 
 
 def fit_dictionary(
-    lm: LM,
-    texts: list[list[int]],
-    layer: int,
+    states: Tensor,
     size: int,
     k: int = 16,
     steps: int = 600,
@@ -68,12 +66,11 @@ def fit_dictionary(
     rate: float = 2e-3,
     seed: int = 0,
 ) -> Dictionary:
-    """Train `size` features, k active on average, on the states of one layer.
+    """Train `size` features, k active on average, on a layer's states (N,D).
 
     Features that were not active for a while get another chance: a second decoding, of
     what is left, by those alone (Gao et al. 2024, 2406.04093).
     """
-    states = read_texts(lm, texts, [layer])[0]
     draw = torch.Generator().manual_seed(seed)
     centre = states.mean(0)
     scale = (states - centre).square().mean().sqrt()
@@ -170,12 +167,11 @@ def feature_rows(
     for case in cases:
         if case.kind == OWN:
             continue
-        prefix = lm.embed[case.ids]
         tokens = torch.cat([torch.tensor([case.top]), case.second]).to(lm.device)
         e = lm.embed[tokens]
         blend = torch.tensor([[HALF, HALF]]).to(e)
         fed = torch.cat([e, blend @ e])[:, None]
-        states, logits = read_after(lm, prefix, fed)
+        states, logits = read_after(lm, case.ids, fed)
         if js_bits(*logits[:2].softmax(-1)) < APART:
             continue
         h = states[layer]

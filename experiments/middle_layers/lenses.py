@@ -2,6 +2,7 @@
 
     Lens               an affine map of one layer's states, then the model's own head
     fit_lenses         fit them to the model's own predictions on some texts
+    lens_kinds         the lenses of notebook 07, controls among them
     logit_lens         the map that changes nothing (nostalgebraist 2020)
     lens_table         how well each lens predicts what the model predicts, by layer
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from experiments.middle_layers.states import check_head, depth, read_texts, to_logits
+from experiments.middle_layers.states import depth, read_texts, to_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ def logit_lens() -> Lenses:
 
 def fit_lenses(
     lm: LM,
-    texts: list[list[int]],
+    read: Tensor,
     layers: Sequence[int],
     steps: int = 200,
     batch: int = 256,
@@ -66,16 +67,14 @@ def fit_lenses(
     shuffle: bool = False,
     seed: int = 0,
 ) -> Lenses:
-    """Fit a lens to each of `layers` below the last one, on texts as id lists.
+    """Fit a lens to each of `layers`, on states read (len(layers)+1,N,D) of texts.
 
+    The last of the states are those of the last layer, which needs no lens.
     The KL is over the tokens that the model finds likeliest somewhere in the texts, at
     most MOST_TOKENS. shuffle: deal the states of each layer out to other positions, so
     that a lens has nothing to go by: a control.
     """
-    check_head(lm, texts)
-    layers = tuple(layer for layer in layers if layer < depth(lm.model))
-    *inner, final = read_texts(lm, texts, [*layers, depth(lm.model)])
-    states = torch.stack(inner)
+    states, final = read[:-1], read[-1]
     draw = torch.Generator().manual_seed(seed)
     if shuffle:
         states = states[:, torch.randperm(states.shape[1], generator=draw)]
@@ -95,7 +94,24 @@ def fit_lenses(
         loss.backward()
         optimiser.step()
         slower.step()
-    return Lenses(layers, weight.detach(), bias.detach())
+    return Lenses(tuple(layers), weight.detach(), bias.detach())
+
+
+def lens_kinds(
+    lm: LM, seen: dict[int, Tensor], middle: int, **how
+) -> dict[str, Lenses]:
+    """Fit lenses to states seen (N,D) by layer, up to the last: tuned, and controls.
+
+    tuned: of every layer; logit: no fit; shuffled: of the middle layer, its states
+    dealt out at random. how: as in `fit_lenses`.
+    """
+    *layers, top = seen
+    both = torch.stack([seen[middle], seen[top]])
+    return {
+        "tuned": fit_lenses(lm, torch.stack([*seen.values()]), layers, **how),
+        "logit": logit_lens(),
+        "shuffled": fit_lenses(lm, both, [middle], shuffle=True, **how),
+    }
 
 
 @torch.no_grad()

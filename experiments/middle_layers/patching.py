@@ -48,9 +48,8 @@ def state_rows(lm: LM, cases: Sequence[Case], layers: Sequence[int]) -> pd.DataF
     for case in cases:
         if case.kind == OWN:
             continue
-        prefix = lm.embed[case.ids]
         fed = lm.embed[case.tokens.to(lm.device)][:, None]
-        states, logits = read_after(lm, prefix, fed)
+        states, logits = read_after(lm, case.ids, fed)
         p = logits.softmax(-1)
         p_top, p_second, _ = case.gathered(p)
         if js_bits(p_top, p_second) < APART:
@@ -64,7 +63,7 @@ def state_rows(lm: LM, cases: Sequence[Case], layers: Sequence[int]) -> pd.DataF
         facts = {"prompt": case.prompt, "template": case.template, "kind": case.kind}
         for layer in (x for x in layers if x < depth(lm.model)):
             patch = layer, torch.cat(case.mixed(states[layer]))
-            after = read_after(lm, prefix, run, patch)[1].softmax(-1)
+            after = read_after(lm, case.ids, run, patch)[1].softmax(-1)
             mixed, swapped = (after @ f).double().cpu().view(2, -1)
             near = js_bits(after[: len(weights)], q).tolist()
             for k, w in enumerate(case.weights):
@@ -127,18 +126,18 @@ def carry_rows(
         said = continuation(lm, case)
         if said is None:
             continue
-        prefix, top = lm.embed[case.ids], lm.embed[case.top]
+        top = lm.embed[case.top]
         second = case.share.to(top) @ lm.embed[case.second.to(lm.device)]
         w = weight if case.kind != OWN else case.weights[0]
         both = torch.stack([top, w * top + (1 - w) * second])[:, None]
         fed = with_tokens(lm, both, said)
-        states = read_after(lm, prefix, both)[0]
-        ends = read_after(lm, prefix, fed)[1].softmax(-1)
+        states = read_after(lm, case.ids, both)[0]
+        ends = read_after(lm, case.ids, fed)[1].softmax(-1)
         apart = float(js_bits(*ends))
         facts = {"prompt": case.prompt, "template": case.template, "kind": case.kind}
         for layer in (x for x in layers if x < depth(lm.model)):
             patch = layer, states[layer].flip(0)
-            p = read_after(lm, prefix, fed, patch)[1].softmax(-1)
+            p = read_after(lm, case.ids, fed, patch)[1].softmax(-1)
             carried, removed = (apart - js_bits(p, ends.flip(0))).tolist()
             row = {"layer": layer, "apart": apart}
             rows.append(facts | row | {"carried": carried, "removed": removed})

@@ -42,6 +42,7 @@ FAINT = 0.01  # a probability that counts as none
 HALF = 0.5
 SEEN = 0.1  # of an effect: less of it, and a lens cannot tell
 MOST_NEXT = 4  # tokens after the mixture
+UNTOLD = "the lens would not show the second token in the sum of both states either"
 JS = ("js_q", "js_q_top", "js_q_replaced", "js_q_random", "js_top", "js_second")
 
 
@@ -89,8 +90,7 @@ def effect_rows(
 @torch.no_grad()
 def _case_rows(lm, case, lenses, layers, reader, following, draw) -> list[dict]:
     tokens, n, w = case.tokens.to(lm.device), len(case.tokens), len(case.weights)
-    prefix = lm.embed[case.ids]
-    after = read_after(lm, prefix, lm.embed[tokens][:, None])[1].softmax(-1)
+    after = read_after(lm, case.ids, lm.embed[tokens][:, None])[1].softmax(-1)
     p_top, p_second, _ = case.gathered(after)
     if js_bits(p_top, p_second) < APART:
         return []
@@ -101,9 +101,9 @@ def _case_rows(lm, case, lenses, layers, reader, following, draw) -> list[dict]:
         if said is None:
             return []
         fed = with_tokens(reader, fed, said)
-        after = read_after(lm, prefix, with_tokens(lm, fed[:n, :1], said))[1]
+        after = read_after(lm, case.ids, with_tokens(lm, fed[:n, :1], said))[1]
         p_top, p_second, _ = case.gathered(after.softmax(-1))
-    states, _ = read_after(reader, reader.embed[case.ids], fed)
+    states, _ = read_after(reader, case.ids, fed)
     weights = torch.tensor(case.weights)[:, None].to(p_top)
     q = weights * p_top + (1 - weights) * p_second
     f = second_mass(p_top, p_second)
@@ -145,7 +145,7 @@ def continuation(lm: LM, case: Case, most: int = MOST_NEXT) -> Tensor | None:
     """
     fed, said, best = lm.embed[case.tokens.to(lm.device)][:, None], [], (APART, 0)
     for step in range(most + 1):
-        after = read_after(lm, lm.embed[case.ids], fed)[1].softmax(-1)
+        after = read_after(lm, case.ids, fed)[1].softmax(-1)
         p_top, p_second, _ = case.gathered(after)
         if step:
             best = max(best, (float(js_bits(p_top, p_second)), step))
@@ -268,3 +268,19 @@ def reading_parts(
             "readable_middle": readable,
         }
     return parts
+
+
+def judged(
+    parts: dict[str, dict[str, dict[str, Estimate]]],
+) -> list[tuple[str, str, dict[str, Estimate]]]:
+    """List claim, kind and parts of each cell; no parts where nothing can be told.
+
+    That is M1's where the lens shows next to nothing of the second token in the sum of
+    both states: what is kept of it is then a ratio to nothing.
+    """
+    cells = []
+    for claim, kinds in parts.items():
+        for kind, own in kinds.items():
+            told = claim != "M1" or own["shown_middle"].low >= SEEN
+            cells.append((claim, kind, own if told else {}))
+    return cells

@@ -13,8 +13,10 @@ list and whose final norm has one of the usual names.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,9 +93,9 @@ def hooked(model: Any, hooks: dict[int, Change]) -> Iterator[None]:
 
 @torch.no_grad()
 def read_after(
-    lm: LM, prefix: Tensor, fed: Tensor, patch: tuple[int, Tensor] | None = None
+    lm: LM, prompt: list[int], fed: Tensor, patch: tuple[int, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read vectors fed (N,S,D) behind a prompt's embeddings (T,D), row by row.
+    """Read vectors fed (N,S,D), row by row, each behind the same prompt (ids).
 
     -> states (L+1,N,D) and logits (N,V) at the last of the S positions, float32.
     patch: a layer and states (N,D) that take the place of those at the first position.
@@ -112,16 +114,25 @@ def read_after(
         return keep
 
     fed = fed.to(lm.device, lm.dtype)
-    forward = CachedForward(lm.model, prefix[None], None, places)
-    forward(prefix[None].to(lm.device, lm.dtype))
+    forward = copy.copy(_read_prompt(lm, tuple(prompt)))
     if hasattr(forward.cache, "batch_repeat_interleave"):
+        forward.cache = copy.deepcopy(forward.cache)
         forward.cache.batch_repeat_interleave(len(fed))
     else:  # a cache that cannot be dealt out: the prompt is read again with each
-        fed = torch.cat([prefix.to(fed).expand(len(fed), -1, -1), fed], 1)
+        fed = torch.cat([lm.embed[prompt].expand(len(fed), -1, -1), fed], 1)
         forward = CachedForward(lm.model, fed, None, 0)
     with hooked(lm.model, {layer: keeping(layer) for layer in layers}):
         logits = forward(fed).float()
     return torch.stack([kept[layer] for layer in layers]), logits
+
+
+@lru_cache(maxsize=2)  # the same prompt is read many times in a row
+def _read_prompt(lm: LM, prompt: tuple[int, ...]) -> CachedForward:
+    """Read a prompt; its cache is not to be changed."""
+    embeds = lm.embed[list(prompt)][None]
+    forward = CachedForward(lm.model, embeds, None, 0)
+    forward(embeds)
+    return forward
 
 
 @torch.no_grad()

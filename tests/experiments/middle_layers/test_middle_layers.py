@@ -222,14 +222,14 @@ def test_the_states_are_the_models_own_and_the_head_reads_the_last(tiny):
     last = stages(tiny.model)[-1](states[-1])
     assert torch.allclose(last, out.hidden_states[-1][0, 1:], atol=1e-5)
     check_head(tiny, ids.tolist())
-    prefix, fed = tiny.embed[ids[0, :6]], tiny.embed[ids[0, 6:9]][None]
-    after, logits = read_after(tiny, prefix, fed)
+    fed = tiny.embed[ids[0, 6:9]][None]
+    after, logits = read_after(tiny, ids[0, :6].tolist(), fed)
     assert torch.allclose(logits[0], out.logits[0, -1], atol=1e-4)
     assert torch.allclose(after[:, 0], states[:, -1], atol=1e-4)
 
 
 def test_a_state_carries_the_prediction_at_its_own_place(tiny):
-    prefix, fed = tiny.embed[3:9], tiny.embed[[20, 30]][:, None]
+    prefix, fed = list(range(3, 9)), tiny.embed[[20, 30]][:, None]
     states, logits = read_after(tiny, prefix, fed)
     for layer in range(depth(tiny.model)):
         moved = read_after(tiny, prefix, fed, (layer, states[layer].flip(0)))[1]
@@ -249,11 +249,10 @@ def test_a_tuned_lens_predicts_better_than_none_and_than_one_of_shuffled_states(
         for x in ("baker", "farmer", "doctor", "painter", "sailor", "nurse")
     ]
     texts = [r for r in rows if len(r) == len(rows[0])]
-    how = {"layers": [1, 2], "steps": 20, "batch": 32}
-    tuned = lenses.fit_lenses(lm, texts, **how)
-    blind = lenses.fit_lenses(lm, texts, **how, shuffle=True)
-    own = {"tuned": tuned, "shuffled": blind, "logit": lenses.logit_lens()}
-    table = lenses.lens_table(lm, own, texts, [1, 2])
+    seen = dict(zip([1, 2, 4], read_texts(lm, texts, [1, 2, 4])))
+    own = lenses.lens_kinds(lm, seen, 2, steps=20, batch=32)
+    tuned = own["tuned"]
+    table = lenses.lens_table(lm, own, texts, [1, 2, 4])
     kl = table.pivot(index="layer", columns="lens", values="kl_bits")
     assert (kl.tuned < 0.5 * kl[["logit", "shuffled"]].min(axis=1)).all(), kl
     assert tuned.read(lm, 2, torch.zeros(1, 128)).sum() == pytest.approx(1)
@@ -263,8 +262,8 @@ def test_a_dictionary_finds_planted_features_and_says_how_well():
     lm = named("mini-gpt2")
     draw = torch.Generator().manual_seed(0)
     texts = torch.randint(len(lm.embed), (64, 16), generator=draw).tolist()
-    how = {"layer": 2, "size": 256, "k": 8, "steps": 60, "batch": 256}
-    own = dictionary.fit_dictionary(lm, texts, **how)
+    how = {"size": 256, "k": 8, "steps": 60, "batch": 256}
+    own = dictionary.fit_dictionary(read_texts(lm, texts, [2])[0], **how)
     found = dictionary.quality(lm, own, texts, 2)
     assert found["explained"].value > 0.3 and found["ce_recovered"].value > 0.3
     assert 4 < found["active"].value < 16
