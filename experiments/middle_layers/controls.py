@@ -52,7 +52,8 @@ def lens_tables(
     tables = {
         k: lens_table(lm, lenses[k], texts[k], layers[k]) for k, lm in lms.items()
     }
-    return pd.concat(tables, names=["model"]).reset_index("model")
+    table = pd.concat(tables, names=["model"]).reset_index("model")
+    return table.astype({"layer": str})  # so that an axis has no half layers
 
 
 def untrained(lm: LM, seed: int = 0) -> LM:
@@ -105,7 +106,7 @@ def js_table(
         for column, label in READINGS.items():
             for layer, own in part.groupby("layer"):
                 e = clustered(bootstrap, own.template, own[column], seed=seed)
-                row = {"model": name, "reading": label, "layer": layer}
+                row = {"model": name, "reading": label, "layer": str(layer)}
                 row |= {"bits": e.value, "low": e.low, "high": e.high, "n": e.n}
                 found.append(row)
     return pd.DataFrame(found)

@@ -122,9 +122,8 @@ def likely_tokens(lm: LM, final: Tensor, each: int = 16) -> Tensor:
         return torch.arange(size)
     counts = torch.zeros(size)
     for part in final.split(512):
-        counts += (
-            to_logits(lm, part).topk(each).indices.flatten().bincount(minlength=size)
-        )
+        best = to_logits(lm, part).topk(each).indices.flatten().cpu()
+        counts += best.bincount(minlength=size)
     return counts.topk(min(MOST_TOKENS, int((counts > 0).sum()))).indices.sort().values
 
 

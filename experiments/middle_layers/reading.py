@@ -56,8 +56,7 @@ def quick_js_bits(p: Tensor, q: Tensor) -> Tensor:
 
     Off metrics.js_bits, which checks and counts in float64, by less than 1e-5.
     """
-    entropies = (torch.special.entr(x).sum(-1) for x in ((p + q) / 2, p, q))
-    both, one, other = entropies
+    both, one, other = (torch.special.entr(x).sum(-1) for x in ((p + q) / 2, p, q))
     return ((both - (one + other) / 2) / math.log(2)).clamp_min(0)
 
 
@@ -73,9 +72,10 @@ def effect_rows(
     """Measure the second token's effect: a row a case, weight, layer and lens.
 
     Columns: mixed, summed, whole (see above), alone (the second's, at weight 1), and
-    in bits js_q, js_top, js_second from the lens's reading of the mixture, js_q_top and
-    so on of the BY_JS others, to what the model predicts. layers: the last one is read
-    by the model's own head. reader: another model to look into (a control).
+    in bits from the lens's reading of the mixture to what the model predicts js_q,
+    js_top, js_second; to q also from that of the top token alone (js_q_top), of the
+    mixture with the second replaced, and of a random vector. layers: the last one is
+    read by the model's own head. reader: another model to look into (a control).
     following: read not at the mixture, but where the tokens after it (those that follow
     the top token) lead to the most different predictions: see `continuation`.
     Cases whose predictions are less than APART bits apart are left out.
@@ -89,6 +89,7 @@ def effect_rows(
 
 @torch.no_grad()
 def _case_rows(lm, case, lenses, layers, reader, following, draw) -> list[dict]:
+    """Rows of one case; all it needs of a model is read in one pass."""
     tokens, n, w = case.tokens.to(lm.device), len(case.tokens), len(case.weights)
     after = read_after(lm, case.ids, lm.embed[tokens][:, None])[1].softmax(-1)
     p_top, p_second, _ = case.gathered(after)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.metrics import js_bits
 from experiments.middle_layers import dictionary, lenses, patching, picture, reading
 from experiments.middle_layers.cases import OWN, RELATED, UNRELATED, make_cases
 from experiments.middle_layers.states import (
@@ -17,7 +18,7 @@ from experiments.middle_layers.states import (
     spread,
     stages,
 )
-from experiments.prompts import Item
+from experiments.prompts import Item, sample_open, suites
 from experiments.stats import Estimate
 from harness import claims, judge
 from helpers.models import LM
@@ -194,6 +195,31 @@ def test_m3_tells_a_union_of_features_from_those_of_one_member(planted):
     assert parts["union"].value == (0 if early else 1) and parts["new"].value == 0
     assert parts["union_sum"].value == 1 and parts["union_random"].value < 0.1
     assert (parts["match_sum"].value > 0.99) != early
+
+
+def test_without_memory_no_state_is_carried_to_later_tokens(planted):
+    lm, cases, _ = planted
+    assert reading.continuation(lm, cases[0]) is None
+    assert patching.carry_rows(lm, cases[:6], LAYERS).empty
+    assert reading.effect_rows(lm, cases[:6], TUNED, LAYERS, following=True).empty
+
+
+def test_at_the_embeddings_a_state_carries_all_and_both_ways():
+    lm = named("mini-gpt2")
+    cases = make_cases(lm, sample_open(suites("mini"), 10, 0))
+    rows = patching.carry_rows(lm, cases, [0, 3])
+    rows = rows[rows.kind == RELATED]
+    assert len(rows) and (rows.apart > 0).all()
+    table = patching.carry_table(rows).pivot(index="layer", columns="way")
+    assert table.share.loc[0].tolist() == pytest.approx([1, 1], abs=1e-4)
+    assert (table.share.loc[3] < 0.9).all()
+
+
+def test_the_quick_divergence_is_the_checked_one():
+    p, q = torch.rand(2, 5, 300, generator=torch.Generator().manual_seed(0)) ** 8
+    p, q = p / p.sum(-1, keepdim=True), q / q.sum(-1, keepdim=True)
+    gap = reading.quick_js_bits(p, q).double() - js_bits(p, q)
+    assert gap.abs().max() < 1e-5
 
 
 def test_a_flatter_prediction_is_no_second_token():
