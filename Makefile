@@ -105,6 +105,9 @@ seeds: $(READY)  ## mini with two more training seeds: train, run, keep verdicts
 bench: $(READY)  ## time the loop against generate; keep figures/bench/ (BENCH=options)
 	@$(OFFLINE) $(PY) -m benchmarks $(BENCH)
 
+arch: $(READY)  ## every causal class of transformers, tried with the loop; offline
+	@$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m versions.architectures
+
 version-matrix: $(READY)  ## one script under six releases of transformers
 	@$(PY) versions/matrix.py
 
