@@ -60,11 +60,12 @@ def learn_reader(kind: str, fold: str, seed: int) -> tuple[dict, Tables]:
     lm, curve = load("mini-gpt2", "cpu"), []
     asked = sample_open(SUITES, 1000)
     held = [item for item in asked if reading.fold_of(item.prompt) == fold]
+    watched = asked if kind == "reader" else held
     about = {"kind": kind, "seed": seed, "fold": fold}
 
     def report(step: int, model: torch.nn.Module) -> None:
         if step in AFTER:
-            found = reading.reading_rows(LM(model, lm.tokenizer), held)
+            found = reading.reading_rows(LM(model, lm.tokenizer), watched)
             sums = reading.sums_by_template(found).to_dict("records")
             curve.extend(about | {"step": step} | row for row in sums)
 

@@ -33,7 +33,7 @@ from experiments.trained_reading.signed_sums import (
     sum_id,
     sum_name,
 )
-from experiments.trained_reading.thinking import think
+from experiments.trained_reading.thinking import THOUGHTS, think
 
 Models = Mapping[str, GPT2LMHeadModel]  # by kind
 Parts = dict[str, Estimate]
@@ -78,6 +78,10 @@ LABELS = {
     "hidden": "hidden states, supervised alike",
     "coconut": "hidden states, COCONUT",
 }
+OWN_WAY = {"mixture": "soft", "token": "top", "pause": "pause"}
+OWN_WAY |= {"hidden": "hidden", "coconut": "hidden"}
+CROSSED = {"soft": "fed mixtures", "top": "fed top tokens"}
+CROSSED |= {"hidden": "fed hidden states", "pause": "fed pause tokens"}
 BRANCH_GRID = tuple(i / 10 for i in range(11))
 
 
@@ -99,6 +103,12 @@ def right_answers(models: Models, problems: Problems, seed: int = 0) -> pd.DataF
         said = answers(models[kind], problems, way, seed)
         columns[name] = (said == problems.answer).double().tolist()
     return pd.DataFrame(columns)
+
+
+def _mean(problems: Problems, column: Tensor, seed: int) -> Estimate:
+    """Estimate the mean of a column (N,) of problems."""
+    groups = problems.multiset.tolist()
+    return clustered(bootstrap, groups, column.double().tolist(), seed=seed)
 
 
 def accuracy(right: pd.DataFrame, name: str, seed: int = 0) -> Estimate:
@@ -151,7 +161,7 @@ def wrong_turn(models: Models, problems: Problems, seed: int = 0) -> Parts:
     the discretely trained model solve when left alone.
     """
     picked, wrong, left = _one_sided(problems)
-    ways = {"mixture": "soft", "token": "top"}
+    ways = {kind: OWN_WAY[kind] for kind in ("mixture", "token")}
     alone = [
         answers(models[kind], picked, way, seed) == picked.answer
         for kind, way in ways.items()
@@ -166,15 +176,9 @@ def wrong_turn(models: Models, problems: Problems, seed: int = 0) -> Parts:
         "recovered_discrete": said["token"] == picked.answer,
         "kept_discrete": said["token"] == left,
     }
-    hits = {name: column.double().tolist() for name, column in columns.items()}
-    groups = picked.multiset.tolist()
-    parts = {
-        name: clustered(bootstrap, groups, column, seed=seed)
-        for name, column in hits.items()
-    }
-    pair = hits["recovered"], hits["recovered_discrete"]
-    over = clustered(paired_difference, groups, *pair, seed=seed)
-    return parts | {"recovered_over_discrete": over}
+    parts = {name: _mean(picked, column, seed) for name, column in columns.items()}
+    over = columns["recovered"].double() - columns["recovered_discrete"].double()
+    return parts | {"recovered_over_discrete": _mean(picked, over, seed)}
 
 
 def left_out(model: GPT2LMHeadModel, problems: Problems, seed: int = 0) -> Parts:
@@ -194,30 +198,25 @@ def left_out(model: GPT2LMHeadModel, problems: Problems, seed: int = 0) -> Parts
     fixed = {2: weights / weights.sum(-1, keepdim=True)}
     said = answers(model, picked, "soft", seed, fixed)
     hits = {"recovered": said == picked.answer, "follows": said == best_left}
-    groups = picked.multiset.tolist()
-    return {
-        name: clustered(bootstrap, groups, hit.double().tolist(), seed=seed)
-        for name, hit in hits.items()
-    }
+    return {name: _mean(picked, hit, seed) for name, hit in hits.items()}
 
 
 def ablated(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
-    """Tabulate right answers with one thought, or all, replaced: model, instead, ...
+    """Tabulate right answers with no thought, one, or all replaced.
 
     instead: the top token alone, runners-up shuffled, or another problem's mixture.
     """
-    own = {"mixture": "soft", "token": "top"}
     rows = []
-    for (kind, way), other in itertools.product(
-        own.items(), ("top", "shuffled", "other")
-    ):
+    places = {"none": (), "thought 1": (0,), "thought 2": (1,), "thought 3": (2,)}
+    places |= {"all": (0, 1, 2)}
+    instead = ("top", "shuffled", "other")
+    for kind, other in itertools.product(("mixture", "token"), instead):
+        way = OWN_WAY[kind]
         row = {"model": kind, "instead": other}
-        for which in ((), (0,), (1,), (2,), (0, 1, 2)):
-            ways = [other if t in which else way for t in range(3)]
+        for name, replaced in places.items():
+            ways = [other if t in replaced else way for t in range(THOUGHTS)]
             right = answers(models[kind], problems, ways, seed) == problems.answer
-            row[" ".join(str(t + 1) for t in which) or "none"] = float(
-                right.double().mean()
-            )
+            row[name] = float(right.double().mean())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -341,8 +340,10 @@ def decoded(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
     probability of partial sums that some trace runs through; each with its interval.
     """
     rows = []
-    for kind, model in models.items():
-        way = "hidden" if kind in ("hidden", "coconut") else "soft"
+    for kind, way in OWN_WAY.items():
+        if kind == "pause":  # learns the answer alone
+            continue
+        model = models[kind]
         said = think(model, problems, way).softmax(-1)
         for t in range(said.shape[1] - 1):
             target = problems.spread[:, t]
@@ -352,8 +353,7 @@ def decoded(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
             }
             row = {"model": kind, "step": t + 1}
             for name, column in columns.items():
-                groups = problems.multiset.tolist()
-                e = clustered(bootstrap, groups, column.tolist(), seed=seed)
+                e = _mean(problems, column, seed)
                 row[name] = f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
             rows.append(row)
     return pd.DataFrame(rows)
@@ -361,17 +361,11 @@ def decoded(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
 
 def cross_fed(models: Models, problems: Problems, seed: int = 0) -> pd.DataFrame:
     """Tabulate right answers where a model is fed what another was trained on."""
-    ways = ("soft", "top", "hidden", "pause")
-    return pd.DataFrame(
-        {
-            kind: {
-                way: float(
-                    (answers(model, problems, way, seed) == problems.answer)
-                    .double()
-                    .mean()
-                )
-                for way in ways
-            }
-            for kind, model in models.items()
+    rows = {}
+    for kind, model in models.items():
+        said = {way: answers(model, problems, way, seed) for way in CROSSED}
+        rows[f"trained as {kind}"] = {
+            name: float((said[way] == problems.answer).double().mean())
+            for way, name in CROSSED.items()
         }
-    ).T.rename_axis("trained as")
+    return pd.DataFrame(rows).T

@@ -126,18 +126,19 @@ def reading_parts(rows: dict[str, pd.DataFrame], seed: int = 0) -> Parts:
 
 
 def share_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """Tabulate shares read, to draw: (model, training seed) -> rows of reading_rows.
+    """Tabulate shares read, to draw, from all_rows.
 
-    -> model, line, value, low, high, n. Two lines a model: the mixture's prediction,
-    and its top token's merely flattened.
+    -> model, line (training seed), what, value, low, high, n. What is read is the
+    mixture; the other is its top token's prediction, merely flattened.
     """
     found = []
-    for (model, trained), frame in rows.items():
-        for line, name in (("mixture", "mixture"), ("flat", "top token, flattened")):
-            e = read_share(frame, line, seed)
-            found.append(
-                {"model": f"{model} {trained}".strip(), "line": name, **vars(e)}
+    for line, name in (("mixture", "mixture"), ("flat", "top token, flattened")):
+        for (model, trained), frame in rows.items():
+            told = (
+                f"training seed {trained}" if trained in learned.SEEDS else "untrained"
             )
+            row = {"model": model, "line": told, "what": name}
+            found.append(row | vars(read_share(frame, line, seed)))
     return pd.DataFrame(found)
 
 
@@ -232,13 +233,15 @@ def interval_table(parts: Mapping[object, Parts], names: Sequence[str]) -> pd.Da
 def curve_table(curve: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Estimate the share read by step of training: line, step, value, low, high, n.
 
-    curve: learned.curve(). One line a kind and training seed; templates are drawn. No
-    step stands at 1, which a logarithmic axis can show.
+    curve: learned.curve(). Lines: readers and controls asked what they never trained
+    on, and readers asked what they did. Sums over the training seeds; templates are
+    drawn.
     """
+    own = curve.template.map(fold_of) != curve.fold
+    curve = curve.assign(line=curve.kind.where(~own, OWN))
     rows = []
-    keys = ["kind", "seed", "step"]
-    for (kind, trained, step), part in curve.groupby(keys, sort=False):
-        e = ratio(part.won, part.room, seed=seed)
-        line = {"line": f"{kind}, seed {trained}", "step": max(step, 1)}
-        rows.append(line | vars(e))
+    for (line, step), part in curve.groupby(["line", "step"], sort=False):
+        sums = part.groupby("template")[["won", "room"]].sum()
+        e = ratio(sums.won, sums.room, seed=seed)
+        rows.append({"line": line, "step": step} | vars(e))
     return pd.DataFrame(rows)

@@ -21,6 +21,7 @@ from experiments.metrics import nearest_rows
 from experiments.prefixes import logits_after
 from experiments.stats import bootstrap, clustered
 from helpers.batching import prompt_embeds
+from helpers.decode import continue_from
 from helpers.mixture import MixtureConfig, apply_norm, mix, mixture_weights, norm_bounds
 from helpers.step_modes import fit_aligner, hidden_state
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 KINDS = ("top token", "mixture", "hidden state", "hidden state, norm restored")
 KINDS += ("hidden state, aligned",)
+GOING_ON = 8  # tokens that an aligner sees of what follows a prompt
 COLUMNS = ("norm", "cosine", "is_top", "nll")
 
 
@@ -94,9 +96,11 @@ def vector_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def other_texts(
-    asked: Mapping[str, Sequence[Item]], items: Sequence[Item]
+    lm: LM, asked: Mapping[str, Sequence[Item]], items: Sequence[Item]
 ) -> list[str]:
-    """List a set's completion prompts that are not among the items."""
+    """List a set's open prompts that are not among the items, as the model goes on."""
     used = {item.prompt for item in items}
     kinds = ("ambiguous", "capitals", "sums")
-    return [i.prompt for kind in kinds for i in asked[kind] if i.prompt not in used]
+    others = [i.prompt for kind in kinds for i in asked[kind] if i.prompt not in used]
+    said = continue_from(lm, *prompt_embeds(lm, others), max_new_tokens=GOING_ON)
+    return [prompt + text for prompt, text in zip(others, said)]
