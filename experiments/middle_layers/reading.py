@@ -42,7 +42,6 @@ FAINT = 0.01  # a probability that counts as none
 HALF = 0.5
 SEEN = 0.1  # of an effect: less of it, and a lens cannot tell
 MOST_NEXT = 4  # tokens after the mixture
-UNTOLD = "the lens would not show the second token in the sum of both states either"
 JS = ("js_q", "js_q_top", "js_q_replaced", "js_q_random", "js_top", "js_second")
 
 
@@ -269,19 +268,3 @@ def reading_parts(
             "readable_middle": readable,
         }
     return parts
-
-
-def judged(
-    parts: dict[str, dict[str, dict[str, Estimate]]],
-) -> list[tuple[str, str, dict[str, Estimate]]]:
-    """List claim, kind and parts of each cell; no parts where nothing can be told.
-
-    That is M1's where the lens shows next to nothing of the second token in the sum of
-    both states: what is kept of it is then a ratio to nothing.
-    """
-    cells = []
-    for claim, kinds in parts.items():
-        for kind, own in kinds.items():
-            told = claim != "M1" or own["shown_middle"].low >= SEEN
-            cells.append((claim, kind, own if told else {}))
-    return cells

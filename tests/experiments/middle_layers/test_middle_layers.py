@@ -310,14 +310,6 @@ def test_a_model_built_otherwise_is_refused():
         stages(model)
 
 
-def test_a_ratio_to_nothing_is_no_part_of_m1():
-    own = {"shown_middle": Estimate(0.3, 0.05, 0.6, 60)}
-    parts = {"M1": {RELATED: own}, "M2": {RELATED: {}}}
-    assert reading.judged(parts)[0] == ("M1", RELATED, {})
-    parts["M1"][RELATED] = {"shown_middle": Estimate(0.3, 0.2, 0.6, 60)}
-    assert reading.judged(parts)[0] == ("M1", RELATED, parts["M1"][RELATED])
-
-
 def test_nothing_is_lost_where_the_lens_cannot_tell():
     index = pd.MultiIndex.from_tuples(
         [(0, "a"), (1, "b")], names=["prompt", "template"]
