@@ -57,6 +57,19 @@ def tiny_model(family: str, seed: int = 0, **changes):
     return model
 
 
+class OneToken:
+    """A tokenizer of `size` ids whose texts are ids, for planted models."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, text):
+        return {"input_ids": [int(x) for x in text.split()]}
+
+    def __len__(self):
+        return self.size
+
+
 def unchecked(model):
     """Let a planted model pass `check_model`: it reads as no causal model would."""
     batching._PADS[model] = True

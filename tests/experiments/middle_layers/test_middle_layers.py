@@ -22,7 +22,7 @@ from experiments.prompts import Item, sample_open, suites
 from experiments.stats import Estimate
 from harness import claims, judge
 from helpers.models import LM
-from tests.tiny import named, unchecked
+from tests.tiny import OneToken, named, unchecked
 
 SIZE, OPENINGS, BLOCKS = 60, 24, 4
 NEVER = 99
@@ -98,16 +98,6 @@ class Planted(torch.nn.Module):
         return SimpleNamespace(logits=logits, past_key_values=object())
 
 
-class OneToken:
-    """A tokenizer whose texts are ids."""
-
-    def __call__(self, text):
-        return {"input_ids": [int(x) for x in text.split()]}
-
-    def __len__(self):
-        return SIZE
-
-
 ITEMS = [Item("", "", str(i), template=f"{i % 8}") for i in range(1, OPENINGS + 1)]
 LAYERS = range(BLOCKS + 1)
 TUNED = {"tuned": lenses.logit_lens()}  # these models need no tuning
@@ -117,7 +107,7 @@ KEPT = {"keeps": NEVER, "forgets early": 1, "forgets late": 3}
 @pytest.fixture(scope="module", params=list(KEPT))
 def planted(request):
     model = Planted(KEPT[request.param]).requires_grad_(False)
-    lm = LM(unchecked(model), OneToken(), request.param)
+    lm = LM(unchecked(model), OneToken(SIZE), request.param)
     cases = make_cases(lm, ITEMS)
     return lm, cases, reading.effect_rows(lm, cases, TUNED, LAYERS)
 

@@ -14,8 +14,8 @@ from experiments.translation import in_loop
 from harness import claims, judge
 from helpers.mixture import MixtureConfig
 from helpers.models import LM, load
-from tests.experiments.weight_rules.test_weight_rules import ITEMS, OneToken, Reader
-from tests.tiny import unchecked
+from tests.experiments.weight_rules.test_weight_rules import ITEMS, SIZE, Reader
+from tests.tiny import OneToken, unchecked
 
 ASKED = sample_open(SUITES, 24, 0)
 
@@ -42,7 +42,7 @@ def deaf(lm):
 def test_planted_readers_read_all_and_nothing():
     shares = {}
     for reads in ("whole", "top"):
-        planted = LM(unchecked(Reader(reads)), OneToken(), reads)
+        planted = LM(unchecked(Reader(reads)), OneToken(SIZE), reads)
         shares[reads] = reading.read_share(reading.reading_rows(planted, ITEMS)).value
     assert shares["whole"] == pytest.approx(1, abs=0.01)
     assert shares["top"] == pytest.approx(0, abs=0.01)

@@ -14,7 +14,7 @@ from harness import claims, judge
 from helpers.batching import prompt_embeds
 from helpers.mixture import sharpened
 from helpers.models import LM
-from tests.tiny import named, unchecked
+from tests.tiny import OneToken, named, unchecked
 
 SIZE, OPENINGS = 60, 24
 
@@ -72,22 +72,12 @@ class Reader(torch.nn.Module):
         )
 
 
-class OneToken:
-    """A tokenizer whose texts are ids."""
-
-    def __call__(self, text):
-        return {"input_ids": [int(x) for x in text.split()]}
-
-    def __len__(self):
-        return SIZE
-
-
 ITEMS = [Item("", "", str(i), template=f"{i % 8}") for i in range(1, OPENINGS + 1)]
 
 
 @pytest.fixture(scope="module", params=["whole", "top"])
 def reader(request):
-    return LM(unchecked(Reader(request.param)), OneToken(), request.param)
+    return LM(unchecked(Reader(request.param)), OneToken(SIZE), request.param)
 
 
 def verdict(claim, parts):
@@ -190,7 +180,7 @@ def test_every_rule_is_greedy_at_temperature_zero_and_a_wrong_one_is_counted(
 def test_paths_of_a_reader_of_top_tokens_are_greedy_without_noise():
     """Its chain under any mixture is greedy's; noise names the other noun half of the
     time, whose end follows."""
-    lm = LM(unchecked(Reader("top")), OneToken(), "top")
+    lm = LM(unchecked(Reader("top")), OneToken(SIZE), "top")
     rows = paths.path_rows(lm, ITEMS, 2, draws=3)
     means = rows.groupby("kind").agreement.mean()
     assert means[[rules.OWN, rules.SOFT, "CIPHER", rules.RESTORED]].tolist() == [1] * 4
@@ -204,6 +194,6 @@ def test_paths_of_a_reader_of_top_tokens_are_greedy_without_noise():
 
 def test_a_path_ends_where_greedy_decoding_ends():
     """A noun, its end, the end token: steps 2 and 3 of six are compared."""
-    lm = LM(unchecked(Reader("top")), OneToken(), "top")
+    lm = LM(unchecked(Reader("top")), OneToken(SIZE), "top")
     rows = paths.path_rows(lm, ITEMS, 6, draws=1)
     assert set(rows[rows.kind == rules.OWN].equal) == {(True, True)}
