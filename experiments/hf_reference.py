@@ -2,7 +2,6 @@
 
 chat_ids                user messages in the model's chat template
 generate_tokens         prompts as ids or as embeddings, with any settings
-generate_from_vectors   prompts that are vectors, greedily
 refeed_each_step        one-vector prompts, with the fault of releases 4.49-4.57
 truncate_at_eos         new ids up to the first end token
 """
@@ -64,21 +63,6 @@ def generate_tokens(
         for i, row in zip(batch, out.tolist()):
             returned[i] = row[:start] + truncate_at_eos(row[start:], lm.eos_ids)
     return [returned[i] for i in range(len(rows))]
-
-
-def generate_from_vectors(
-    lm: LM, x: Tensor, max_new_tokens: int = 20
-) -> list[list[int]]:
-    """Call `model.generate(inputs_embeds=x)` greedily on x (B,T,D) -> new ids."""
-    x = x.to(lm.device, lm.dtype)
-    out = lm.model.generate(
-        inputs_embeds=x,
-        attention_mask=torch.ones(x.shape[:2], device=x.device).long(),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=lm.eos_ids[0] if lm.eos_ids else 0,
-        **GREEDY,
-    )
-    return out.tolist()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ nearest_rows                            the embedding nearest to a vector
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -94,17 +94,21 @@ def loops(ids: Sequence[int], n: int = 3, threshold: float = 0.5) -> bool:
     return distinct_n(ids, n) < threshold
 
 
-def rouge_l(a: Sequence[int], b: Sequence[int]) -> float:
-    """F1 of the longest common subsequence (Lin 2004); 1 for two empty sequences."""
-    a, b = [int(i) for i in a], [int(i) for i in b]
-    if not a or not b:
-        return float(a == b)
+def common_length(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Length of the longest common subsequence of two sequences of ids or words."""
     row = [0] * (len(b) + 1)
     for x in a:
         last = 0
         for j, y in enumerate(b, 1):
             last, row[j] = row[j], last + 1 if x == y else max(row[j], row[j - 1])
-    return 2 * row[-1] / (len(a) + len(b))
+    return row[-1]
+
+
+def rouge_l(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
+    """F1 of the longest common subsequence (Lin 2004); 1 for two empty sequences."""
+    if not a or not b:
+        return float(len(a) == len(b))
+    return 2 * common_length(a, b) / (len(a) + len(b))
 
 
 def token_agreement(a: Sequence[int], b: Sequence[int]) -> float:

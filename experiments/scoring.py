@@ -3,7 +3,6 @@
 contains_answer          whether a text holds one of several answers
 starts_with_answer       whether a text begins with the answer
 is_right                 whether a text answers an item: one accepted, all required
-follows_instruction      whether new tokens end, and hold the answer before that
 acceptable_answers       every wording that counts as a word read back
 normalise_words          what all four compare: lower-case words and numbers
 count_scripts            letters of a text by script
@@ -75,18 +74,6 @@ def is_right(text: str, item: Item) -> bool:
         return False
     found = not item.accepted or contains_answer(text, item.accepted)
     return found and all(contains_answer(text, [part]) for part in item.required)
-
-
-def follows_instruction(lm: LM, new_ids: list[int], answer: str) -> tuple[bool, bool]:
-    """Whether new tokens end, and whether they contain the answer before that.
-
-    They end with an end token or a line break. For chat answers, where going on is a
-    failure of its own. -> (ended, followed)
-    """
-    kept = [i for i in new_ids if i not in lm.eos_ids]
-    text = lm.tokenizer.decode(kept, skip_special_tokens=True).lstrip()
-    ended = len(kept) < len(new_ids) or "\n" in text
-    return ended, ended and contains_answer(text.split("\n")[0], [answer])
 
 
 def acceptable_answers(

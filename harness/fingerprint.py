@@ -14,6 +14,7 @@ Standard library only: the runner asks before it imports anything heavy.
 import csv
 import json
 import platform
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,8 @@ from harness.files import ROOT, digest, set_folders
 NOTEBOOKS = ROOT / "notebooks"
 CLAIMS, FINDINGS = ROOT / "claims.csv", ROOT / "findings.csv"
 ACROSS = "08_across_models"  # reads what the other notebooks have left, of all sets
+TRAINED = ROOT / "experiments" / "trained_reading"
+LEARNED = ROOT / "models" / "learned"  # what `make learn` leaves for it
 CORPUS = ("facts", "world", "english", "chat", "corpus")  # of models/
 COMPUTE = ("torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn")
 COMPUTE += ("pandas", "matplotlib")
@@ -44,15 +47,25 @@ def notebook_cells(notebook: Path) -> list[dict]:
 def code_files(notebook: Path) -> list[Path]:
     """List every source file whose change must rerun a notebook.
 
-    Its own folder experiments/<name without the number>/, and the shared rooms: the
-    library, what all experiments share, the corpus, and what records and draws.
+    Its own folder experiments/<name without the number>/ and others that its cells
+    name; the shared rooms: the library, what all experiments share, the corpus, and
+    what records and draws; and what was trained, where it asks trained readers.
     """
-    own = ROOT / "experiments" / notebook.stem.partition("_")[2]
-    folders = (ROOT / "helpers", ROOT / "experiments", own, ROOT / "harness")
+    own = _experiments(notebook)
+    folders = (ROOT / "helpers", ROOT / "experiments", *own, ROOT / "harness")
     corpus = [ROOT / "models" / f"{name}.py" for name in CORPUS]
     asked = (ROOT / "experiments").glob("*.csv")  # prompts
     code = {p for folder in folders for p in folder.glob("*.py")}
-    return sorted(code | {*corpus, *asked})
+    trained = {p for f in own if f == TRAINED for p in LEARNED.rglob("*.*")}
+    return sorted(code | {*corpus, *asked} | trained)
+
+
+def _experiments(notebook: Path) -> list[Path]:
+    """The folders of experiments/ that a notebook is named after, or names."""
+    own = notebook.stem.partition("_")[2]
+    source = "\n".join("".join(c["source"]) for c in notebook_cells(notebook))
+    named = set(re.findall(r"\bexperiments\.(\w+)", source)) | {own}
+    return [ROOT / "experiments" / name for name in sorted(named)]
 
 
 def claim_rows(notebook: str) -> str:

@@ -5,13 +5,12 @@
     nearest_token         the write-up's fourth way (3.2): the nearest embedding
     frame_table           the frames, for reading; available_ways: those a model has
     unavailable_reason    why a frame cannot be tried on a model; unavailable_cells: all
-    fill_frame, decode_rows, first_token_probs   the steps of reading, one by one
+    decode_rows, first_token_probs   the steps of reading, one by one
 
 The frames (experiments.prompts.FRAMES) are the write-up's instruction, completion and
 direct, and two from the literature, patchscopes and selfie. Every function takes a
 batch x: concept tokens (B,T,D), (B,D) or a list of (T_i,D), or texts (the ceiling: the
-same content in words). A slot in a frame takes the place of a word and of the space
-before it, as a token " word" does.
+same content in words).
 
 Slicing: the original scripts decoded `output[prompt_len:]`, which drops the first
 prompt_len *new* tokens where the prompt was given as embeddings (original/README.md,
@@ -20,19 +19,17 @@ its author's own find). `Reading.sliced` is what that leaves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
+from experiments.frames import fill_frame
 from experiments.metrics import nearest_rows
 from experiments.prompts import FRAMES
 from experiments.translation.stimuli import has_chat
 from helpers.batching import next_logits
 from helpers.decode import continue_from
-from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,31 +100,6 @@ def unavailable_cells(lms: dict[str, LM]) -> dict[str, str]:
     }
 
 
-def fill_frame(lm: LM, way: str, x) -> list[Tensor]:
-    """Embed a way's frame with x in its slot: (L_i,D), one a row of x.
-
-    ValueError for an unknown way, or a chat frame where there is no chat template.
-    """
-    if way not in FRAMES:
-        raise ValueError(f"way must be one of {', '.join(FRAMES)}, not {way!r}")
-    chat, text = FRAMES[way].chat, FRAMES[way].text
-    if chat:
-        text = chat_prompt(lm, text)  # it writes its own special tokens
-    if len(x) and isinstance(x[0], str):
-        texts = [text.replace("{x}", word.strip()) for word in x]
-        return [_embed_text(lm, filled, not chat) for filled in texts]
-    *before, after = text.split("{x}")
-    head, *joints = [piece.rstrip(" ") for piece in before]
-    head, tail = _embed_text(lm, head, not chat), _embed_text(lm, after)
-    joints = [_embed_text(lm, piece) for piece in joints]
-    rows = []
-    for slot in x:
-        slot = (slot[None] if slot.ndim == 1 else slot).to(lm.device, lm.dtype)
-        row = torch.cat([head, slot, *(p for j in joints for p in (j, slot)), tail])
-        rows.append(row if len(row) else _embed_ids(lm, lm.eos_ids[:1] or (0,)))
-    return rows
-
-
 def decode_rows(lm: LM, rows: list[Tensor], max_new_tokens: int = 50) -> Reading:
     """Continue rows of embeddings (L_i,D) greedily, in batches of like length."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -141,12 +113,3 @@ def decode_rows(lm: LM, rows: list[Tensor], max_new_tokens: int = 50) -> Reading
 def first_token_probs(lm: LM, way: str, x) -> Tensor:
     """Distribution (B,V) of the first token a way answers with."""
     return next_logits(lm, fill_frame(lm, way, x), batch_size=BATCH).softmax(-1)
-
-
-def _embed_text(lm: LM, text: str, special: bool = False) -> Tensor:
-    """Embeddings (L,D) of a text; special: with the tokenizer's own start and end."""
-    return _embed_ids(lm, lm.tokenizer(text, add_special_tokens=special)["input_ids"])
-
-
-def _embed_ids(lm: LM, ids: Iterable[int]) -> Tensor:
-    return lm.embed[torch.tensor(list(ids), dtype=torch.long, device=lm.device)]

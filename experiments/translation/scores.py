@@ -24,6 +24,7 @@ import torch
 
 from experiments import scoring
 from experiments.floors import random_like
+from experiments.frames import fill_frame
 from experiments.metrics import rouge_l
 from experiments.prompts import FRAMES
 from experiments.stats import Estimate, bootstrap, share
@@ -92,7 +93,7 @@ def read_back(
         for source, slots in conditions.items():
             slots = slots[:1] if source == "left out" else slots  # its rows are alike
             places += [(source, b) for b in range(len(slots))]
-            inputs += readers.fill_frame(lm, way, slots)
+            inputs += fill_frame(lm, way, slots)
         reading = readers.decode_rows(lm, inputs, max_new_tokens)
         read = zip(places, reading.prompt_lengths, reading.texts, reading.sliced)
         for (source, b), *columns in read:
@@ -324,9 +325,7 @@ def _heaviest_members(lm: LM, concept: Concept) -> str:
 
 def _likeness(a: str, b: str) -> float:
     """ROUGE-L of two texts' words."""
-    a, b = scoring.normalise_words(a), scoring.normalise_words(b)
-    number = {word: i for i, word in enumerate(dict.fromkeys(a + b))}
-    return rouge_l([number[w] for w in a], [number[w] for w in b])
+    return rouge_l(scoring.normalise_words(a), scoring.normalise_words(b))
 
 
 def example_table(

@@ -1,5 +1,6 @@
 """Write a few concept tokens, translate them back to text, go on from there (W5).
 
+    write             the concept tokens of a round
     write_in_rounds   the protocol for many prompts: the text that comes of it
     round_rows        its text, its controls and greedy decoding: one row a prompt
     round_parts       W5's parts, by frame, tokens a round and context
@@ -16,15 +17,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
-from experiments.prompts import FRAMES
+from experiments.frames import fill_frame
+from experiments.metrics import common_length
 from experiments.scoring import is_right, normalise_words
 from experiments.stats import Estimate, bootstrap, clustered, paired_difference, share
 from harness.safe_text import readable
 from helpers.decode import continue_from, generate_concepts
 from helpers.mixture import MixtureConfig
-from helpers.models import chat_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 Cell = tuple[str, int, str]  # frame, tokens a round, context
 Parts = dict[str, Estimate]
+Chain = tuple["Tensor", list[int]]  # vectors (T,D) and top ids of one prompt
 
 LENGTHS = (2, 3, 4, 8)  # concept tokens a round
 ROUNDS = 2
 CONTEXTS = ("alone", "with context")
 GREEDY = MixtureConfig(top_k=1, mode="discrete", norm="none")
-SLOT = "\ue000"  # a private character: where the vectors go
 AXES = {"x": "n", "y": "value", "by": "line", "low": "low", "high": "high"}
 AXES |= {"panel": "model", "ylabel": "share of greedy's words kept"}
 
@@ -55,6 +55,13 @@ def translation_tokens(length: int) -> int:
     return 3 * length + 4
 
 
+def write(lm: LM, texts: Sequence[str], length: int) -> list[Chain]:
+    """Write at most `length` concept tokens after each text: vectors (T,D), top ids."""
+    trace = generate_concepts(lm, texts, length, MixtureConfig())
+    rows = zip(trace.vectors, trace.tokens, trace.lengths.tolist())
+    return [(vectors[:n], ids[:n]) for vectors, ids, n in rows]
+
+
 def write_in_rounds(
     lm: LM,
     prompts: Sequence[str],
@@ -62,50 +69,30 @@ def write_in_rounds(
     length: int,
     context: str,
     filling: str = "concept tokens",
-    rounds: int = ROUNDS,
+    first: Sequence[Chain] | None = None,
 ) -> list[str]:
-    """Write `length` concept tokens, translate, go on, `rounds` times -> new texts.
+    """Write `length` concept tokens, translate, go on, ROUNDS times -> new texts.
 
     filling: what is put into the frame's slot: "concept tokens", or "text", the top
-    tokens in words: the ceiling of what the frame gives back.
+    tokens in words: the ceiling of what the frame gives back. first: what was written
+    after the prompts, of at least this length: cut to it, not written again.
     """
     texts = list(prompts)
-    for _ in range(rounds):
-        trace = generate_concepts(lm, texts, length, MixtureConfig())
-        chains = [
-            lm.tokenizer.decode(c, skip_special_tokens=True) for c in trace.tokens
-        ]
-        rows = []
-        for b, text in enumerate(texts):
-            before = f"{text}\n" if context == CONTEXTS[1] else ""
-            if filling == "text":
-                slot: Tensor | str = chains[b].strip()
-            else:
-                slot = trace.vectors[b, : int(trace.lengths[b])]
-            rows.append(_fill(lm, frame, before, slot))
+    for turn in range(ROUNDS):
+        if turn or first is None:
+            written = write(lm, texts, length)
+        else:
+            written = [(vectors[:length], ids[:length]) for vectors, ids in first]
+        slots: list = [vectors for vectors, _ in written]
+        if filling == "text":
+            ids = [ids for _, ids in written]
+            slots = lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        before = texts if context == CONTEXTS[1] else ()
+        rows = fill_frame(lm, frame, slots, before)
         said = continue_from(lm, rows, max_new_tokens=translation_tokens(length))
         new = [(text.strip().splitlines() or [""])[0] for text in said]
         texts = [f"{text} {more}".strip() for text, more in zip(texts, new)]
     return [text[len(prompt) :].strip() for text, prompt in zip(texts, prompts)]
-
-
-def _fill(lm: LM, frame: str, before: str, slot: Tensor | str) -> Tensor:
-    """Embed a frame (L,D), after the text `before`, with vectors (N,D) or a text."""
-    chat, text = FRAMES[frame].chat, FRAMES[frame].text
-    words = slot if isinstance(slot, str) else SLOT
-    text = before + text.replace("{x}", words)
-    text = chat_prompt(lm, text) if chat else text
-    if isinstance(slot, str):
-        return _embed(lm, text, not chat)
-    head, tail = text.split(SLOT)
-    head = head.rstrip(" ")  # a slot takes the place of a word and the space before it
-    return torch.cat([_embed(lm, head, not chat), slot, _embed(lm, tail)])
-
-
-def _embed(lm: LM, text: str, special: bool = False) -> Tensor:
-    """Embed a text (L,D). special: with the tokenizer's own start and end."""
-    ids = lm.tokenizer(text, add_special_tokens=special)["input_ids"]
-    return lm.embed[torch.tensor(ids, dtype=torch.long, device=lm.device)]
 
 
 def round_rows(
@@ -122,14 +109,15 @@ def round_rows(
     prompts, found = [item.prompt for item in items], []
     calls = {n: ROUNDS * (n + translation_tokens(n)) for n in lengths}
     longest = generate_concepts(lm, prompts, max(calls.values()), GREEDY).tokens
+    first = write(lm, prompts, max(lengths))
 
     def decode(row: list[int], count: int) -> str:
         return lm.tokenizer.decode(row[:count], skip_special_tokens=True)
 
     for frame, n, context in cells(lm, lengths):
         how = prompts, frame, n, context
-        texts = write_in_rounds(lm, *how)
-        ceilings = write_in_rounds(lm, *how, filling="text")
+        texts = write_in_rounds(lm, *how, first=first)
+        ceilings = write_in_rounds(lm, *how, "text", first)
         for b, item in enumerate(items):
             near = decode(longest[b], ROUNDS * n)
             far = decode(longest[b], calls[n])
@@ -157,12 +145,7 @@ def cells(lm: LM, lengths: Sequence[int] = LENGTHS) -> Iterator[Cell]:
 def words_kept(whole: str, text: str) -> float:
     """Share of the words of `whole` that a text holds in the same order; 1 for none."""
     a, b = normalise_words(whole), normalise_words(text)
-    row = [0] * (len(b) + 1)
-    for x in a:
-        last = 0
-        for j, y in enumerate(b, 1):
-            last, row[j] = row[j], last + 1 if x == y else max(row[j], row[j - 1])
-    return row[-1] / len(a) if a else 1.0
+    return common_length(a, b) / len(a) if a else 1.0
 
 
 def _another(items: Sequence[Item], b: int) -> int:

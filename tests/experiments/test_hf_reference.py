@@ -2,8 +2,6 @@
 
 import copy
 
-import torch
-
 from experiments import hf_reference
 from helpers.models import LM
 
@@ -43,13 +41,6 @@ def test_prompts_of_unequal_length_come_back_in_order(tiny):
     assert [row[: len(p)] for row, p in zip(together, prompts)] == prompts
     alone = [hf_reference.generate_tokens(tiny, [p], "ids", 4)[0] for p in prompts]
     assert together == alone
-
-
-def test_vectors_give_what_their_ids_give(tiny):
-    ids = torch.tensor(LONG)
-    new = hf_reference.generate_from_vectors(tiny, tiny.embed[ids], 6)
-    new = [hf_reference.truncate_at_eos(row, tiny.eos_ids) for row in new]
-    assert new == hf_reference.generate_tokens(tiny, LONG, "embeds", 6)
 
 
 def test_a_vector_fed_again_is_a_prompt_that_repeats_it(tiny):

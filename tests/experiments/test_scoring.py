@@ -33,18 +33,6 @@ def test_one_of_several_answers_is_enough():
     assert not scoring.contains_answer("a cat", [])
 
 
-def test_following_needs_an_end_and_the_answer_before_it(tiny):
-    def follows(*ids, gold="w5."):
-        return scoring.follows_instruction(tiny, list(ids), gold)
-
-    assert follows(8, 2) == (True, True)  # w5 </s>
-    assert follows(8) == (False, False)  # no end
-    assert follows(9, 2) == (True, False)  # another answer
-    assert follows(58, 2) == (True, False)  # w55 holds w5, but is another word
-    assert follows(9, 8, 2) == (True, True)
-    assert follows(2) == (True, False)
-
-
 def test_prompts_are_texts_or_ids_and_never_empty(tiny):
     assert scoring.token_ids(tiny, ["w5 w6", [3, 4]]) == [[8, 9], [3, 4]]
     with pytest.raises(ValueError, match="no prompts"):

@@ -265,6 +265,10 @@ def test_a_notebooks_own_experiments_count_and_no_others():
     read = fingerprint.code_files(fingerprint.NOTEBOOKS / "01_generation.ipynb")
     rooms = {p.parent.name for p in read}
     assert {"generation", "experiments", "helpers", "models", "harness"} == rooms
+    read = fingerprint.code_files(fingerprint.NOTEBOOKS / "06_trained_reading.ipynb")
+    rooms = {p.parent.name for p in read}
+    assert {"trained_reading", "information_analysis", "learned"} <= rooms
+    assert "translation" not in rooms
 
 
 def test_parameters_take_the_type_of_their_default(place):

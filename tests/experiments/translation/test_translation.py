@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from experiments import scoring
+from experiments.frames import fill_frame
 from experiments.prompts import FRAMES, SUITES, Item
 from experiments.stats import Estimate
 from experiments.translation import (
@@ -258,7 +259,7 @@ def _embedded(lm, text):
 def test_a_one_hot_slot_is_the_frame_in_text(worded, way):
     """A token " word" in the slot gives the embeddings of the sentence typed out."""
     (token,) = worded.tokenizer(" river")["input_ids"]
-    (row,) = readers.fill_frame(worded, way, worded.embed[[token]])
+    (row,) = fill_frame(worded, way, worded.embed[[token]])
     typed = FRAMES[way].text.replace("{x}", "river")
     expected = worded.embed[[token]] if way == "direct" else _embedded(worded, typed)
     assert torch.equal(row, expected)
@@ -267,9 +268,9 @@ def test_a_one_hot_slot_is_the_frame_in_text(worded, way):
 def test_a_chat_frame_holds_the_slot_as_often_as_its_text(planted):
     lm = planted["whole"]
     vector = torch.full((1, lm.embed.shape[1]), 7.0)
-    (row,) = readers.fill_frame(lm, "selfie", vector)
+    (row,) = fill_frame(lm, "selfie", vector)
     assert int((row == 7.0).all(-1).sum()) == FRAMES["selfie"].text.count("{x}") == 5
-    (left_out,) = readers.fill_frame(lm, "selfie", vector[:, None][:, :0])
+    (left_out,) = fill_frame(lm, "selfie", vector[:, None][:, :0])
     assert len(left_out) == len(row) - 5
 
 
@@ -296,7 +297,7 @@ def test_slicing_drops_as_many_new_tokens_as_the_prompt_has(worded):
 
 def test_unknown_ways_and_missing_templates_are_said_in_one_line(worded):
     with pytest.raises(ValueError, match="way must be one of .* not 'shouting'"):
-        readers.fill_frame(worded, "shouting", worded.embed[:1])
+        fill_frame(worded, "shouting", worded.embed[:1])
     assert "chat template" in readers.unavailable_reason(worded, "instruction")
     assert readers.unavailable_reason(worded, "completion") == ""
     with pytest.raises(ValueError, match="no chat template"):

@@ -42,6 +42,13 @@ def test_what_was_written_takes_the_slot_and_what_is_read_takes_its_place(
     assert {len(row) for row in read[:2]} == {frame + 3}
 
 
+def test_a_first_round_written_longer_gives_the_same_texts(lm, items):
+    prompts = [item.prompt for item in items]
+    how = lm, prompts, "completion", 2, "with context"
+    longer = rounds.write(lm, prompts, 5)
+    assert rounds.write_in_rounds(*how, first=longer) == rounds.write_in_rounds(*how)
+
+
 def test_with_context_the_text_so_far_stands_before_the_frame(lm, items, monkeypatch):
     read = planted(monkeypatch, lambda b: " the sea")
     prompt = items[0].prompt
@@ -60,10 +67,10 @@ def test_a_reader_that_says_what_was_written_keeps_it_and_a_deaf_one_does_not(
     said = [lm.tokenizer.decode(row) for row in greedy]
     monkeypatch.setattr(rounds, "ROUNDS", 1)
 
-    def write(lm, prompts, frame, length, context, filling="concept tokens"):
+    def answer(lm, prompts, frame, length, context, filling="", first=None):
         return said if context == "alone" else ["nothing of it"] * len(prompts)
 
-    monkeypatch.setattr(rounds, "write_in_rounds", write)
+    monkeypatch.setattr(rounds, "write_in_rounds", answer)
     parts = rounds.round_parts(rounds.round_rows(lm, items, [4]))
     assert parts["completion", 4, "alone"]["kept"].value == 1
     assert parts["completion", 4, "with context"]["kept"].value < 0.5
