@@ -3,23 +3,25 @@
 lens_tables      how far each model's lenses are from its predictions, by layer
 readable_table   what of the second token alone each lens shows, and its controls
 js_table         divergences of what the tuned lens reads, by layer
+reader_table     what is left of it in models that were trained to read mixtures
 later_table      what is left of the second token where it matters later
 part_rows        parts of all models as rows, for a figure
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
 import torch
 
 from experiments.middle_layers import reading
-from experiments.middle_layers.cases import JUDGED, OWN, RELATED, Case
+from experiments.middle_layers.cases import JUDGED, OWN, RELATED, Case, make_cases
 from experiments.middle_layers.lenses import Lenses, lens_table, logit_lens
 from experiments.middle_layers.states import depth
-from experiments.stats import Estimate, bootstrap, clustered
+from experiments.prompts import Item
+from experiments.stats import Estimate, bootstrap, clustered, ratio_difference
 from helpers.models import LM
 
 READINGS = {
@@ -93,6 +95,43 @@ def readable_table(
             found[name, lens] = {"readable": e.value, "low": e.low, "high": e.high}
             found[name, lens] |= {"n": e.n}
     return pd.DataFrame(found).T
+
+
+def reader_table(
+    compared: Sequence[tuple[str, LM, Sequence[Item]]],
+    lens: Lenses,
+    middle: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Estimate what is left of the second token in models that should keep it.
+
+    compared: the model itself, then others trained from it, each with its name and the
+    prompts, the same for all. What there is to be read is what the first one predicts.
+    left: as in reading.left_table; more: than in the first, both drawn together.
+    """
+    base = compared[0][1]
+    layers = {"middle": middle, "output": depth(base.model)}
+    pairs: dict[str, pd.DataFrame] = {}
+    for name, lm, items in compared:
+        cases = make_cases(base, items, JUDGED, seed)
+        cases = [case for case in cases if case.kind == RELATED]
+        at = layers.values()
+        rows = reading.effect_rows(base, cases, {"tuned": lens}, at, lm, seed=seed)
+        pairs[name] = reading.by_pair(rows)
+    first, found = next(iter(pairs.values())), {}
+    groups = first.index.get_level_values("template")
+    for name, own in pairs.items():
+        for end, layer in layers.items():
+            cells = ("mixed", layer), ("whole", layer)
+            both = *(own[c] for c in cells), *(first[c] for c in cells)
+            found[name, f"left, {end}"] = reading.share(own, *cells, seed)
+            if own is not first:
+                more = clustered(ratio_difference, groups, *both, seed=seed)
+                found[name, f"more, {end}"] = more
+    names = ("value", "low", "high", "n")
+    return pd.DataFrame(
+        {k: {x: getattr(e, x) for x in names} for k, e in found.items()}
+    ).T
 
 
 def js_table(

@@ -13,7 +13,7 @@ mixture has room for the features of both its members.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -149,9 +149,11 @@ def quality(
 
 @torch.no_grad()
 def feature_rows(
-    lm: LM, cases: Sequence[Case], own: Dictionary, layer: int
+    lm: LM, cases: Sequence[Case], owns: Mapping[int, Dictionary]
 ) -> pd.DataFrame:
     """Compare the features of even mixtures with their two members': a row a case.
+
+    owns: an autoencoder of each layer that is looked at, which has its own rows.
 
     union: the smaller of two shares, of either member's own features, that the mixture
     has; union_sum: the same of the sum of states; union_random: of the next case's
@@ -163,7 +165,7 @@ def feature_rows(
     are compared with it by size, and where a feature is to be neither's. Cases in which
     a member has no features of its own are left out.
     """
-    rows, mixtures, members = [], [], []
+    layers: dict[int, list] = {layer: [] for layer in owns}
     for case in cases:
         if case.kind == OWN:
             continue
@@ -174,31 +176,39 @@ def feature_rows(
         states, logits = read_after(lm, case.ids, fed)
         if js_bits(*logits[:2].softmax(-1)) < APART:
             continue
-        h = states[layer]
-        a, b = own.features(h[:2])
-        h = torch.cat([h, blend.to(h) @ h[:2]])
-        low_a, low_b, m, both = own.features(h, HALF)
-        facts = {"prompt": case.prompt, "template": case.template, "kind": case.kind}
-        top_own, second_own = _shares(m, a, b)
-        rows.append(
-            facts
-            | {"union": min(top_own, second_own), "new": _new(m, low_a, low_b)}
-            | {"top_own": top_own, "second_own": second_own}
-            | {
-                "union_sum": min(_shares(both, a, b)),
-                "new_sum": _new(both, low_a, low_b),
-            }
-            | {"sum_error": float((m - (low_a + low_b) / 2).square().sum())}
-            | {"top_error": float((m - low_a).square().sum())}
-            | {"size": float(m.square().sum()), "tokens": {*tokens.tolist()}}
-        )
-        mixtures.append(m)
-        members.append((a, b))
+        for layer, rows in layers.items():
+            h = torch.cat([states[layer], blend.to(states) @ states[layer, :2]])
+            facts = {"prompt": case.prompt, "template": case.template}
+            facts |= {"kind": case.kind, "layer": layer, "tokens": {*tokens.tolist()}}
+            rows.append(facts | _compared(owns[layer], h))
+    for rows in layers.values():
+        _add_random(rows)
+    found = pd.DataFrame([row for rows in layers.values() for row in rows])
+    return found.dropna().reset_index(drop=True)
+
+
+def _compared(own: Dictionary, h: Tensor) -> dict:
+    """Measure one case; h (4,D): states of top, second, mixture, and their sum."""
+    a, b = own.features(h[:2])
+    low_a, low_b, m, both = own.features(h, HALF)
+    top_own, second_own = _shares(m, a, b)
+    return (
+        {"union": min(top_own, second_own), "new": _new(m, low_a, low_b)}
+        | {"top_own": top_own, "second_own": second_own}
+        | {"union_sum": min(_shares(both, a, b)), "new_sum": _new(both, low_a, low_b)}
+        | {"sum_error": float((m - (low_a + low_b) / 2).square().sum())}
+        | {"top_error": float((m - low_a).square().sum())}
+        | {"size": float(m.square().sum()), "features": (m, a, b)}
+    )
+
+
+def _add_random(rows: list[dict]) -> None:
+    """Add union_random to one layer's rows."""
     for i, row in enumerate(rows):
         far = [k for k, other in enumerate(rows) if not row["tokens"] & other["tokens"]]
         nearest = min(far, key=lambda k: (k - i) % len(rows), default=i)
-        row["union_random"] = min(_shares(mixtures[nearest], *members[i]))
-    return pd.DataFrame(rows).dropna().reset_index(drop=True)
+        m, (_, a, b) = rows[nearest]["features"][0], row["features"]
+        row["union_random"] = min(_shares(m, a, b))
 
 
 def _shares(m: Tensor, a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -90,12 +90,14 @@ def effect_rows(
 def _case_rows(lm, case, lenses, layers, reader, following, draw) -> list[dict]:
     """Rows of one case; all it needs of a model is read in one pass."""
     tokens, n, w = case.tokens.to(lm.device), len(case.tokens), len(case.weights)
-    after = read_after(lm, case.ids, lm.embed[tokens][:, None])[1].softmax(-1)
-    p_top, p_second, _ = case.gathered(after)
-    if js_bits(p_top, p_second) < APART:
-        return []
     own = reader.embed[tokens]
     fed = torch.cat([own, *case.mixed(own), random_like(own[:1], draw)])[:, None]
+    states, after = read_after(reader, case.ids, fed)
+    if reader is not lm:
+        after = read_after(lm, case.ids, lm.embed[tokens][:, None])[1]
+    p_top, p_second, _ = case.gathered(after[:n].softmax(-1))
+    if js_bits(p_top, p_second) < APART:
+        return []
     if following:
         said = continuation(lm, case)
         if said is None:
@@ -103,7 +105,7 @@ def _case_rows(lm, case, lenses, layers, reader, following, draw) -> list[dict]:
         fed = with_tokens(reader, fed, said)
         after = read_after(lm, case.ids, with_tokens(lm, fed[:n, :1], said))[1]
         p_top, p_second, _ = case.gathered(after.softmax(-1))
-    states, _ = read_after(reader, case.ids, fed)
+        states, _ = read_after(reader, case.ids, fed)
     weights = torch.tensor(case.weights)[:, None].to(p_top)
     q = weights * p_top + (1 - weights) * p_second
     f = second_mass(p_top, p_second)
@@ -156,7 +158,8 @@ def continuation(lm: LM, case: Case, most: int = MOST_NEXT) -> Tensor | None:
 
 def with_tokens(lm: LM, fed: Tensor, ids: Sequence) -> Tensor:
     """Put the same tokens behind every row of fed (N,S,D)."""
-    rows = lm.embed[torch.as_tensor([int(i) for i in ids], device=lm.device)]
+    ids = torch.tensor([int(i) for i in ids], dtype=torch.long, device=lm.device)
+    rows = lm.embed[ids]
     return torch.cat([fed, rows.expand(len(fed), -1, -1)], 1)
 
 

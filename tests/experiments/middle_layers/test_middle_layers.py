@@ -6,8 +6,17 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.frames import fill_frame
 from experiments.metrics import js_bits
-from experiments.middle_layers import dictionary, lenses, patching, picture, reading
+from experiments.middle_layers import (
+    controls,
+    dictionary,
+    lenses,
+    patching,
+    patchscopes,
+    picture,
+    reading,
+)
 from experiments.middle_layers.cases import OWN, RELATED, UNRELATED, make_cases
 from experiments.middle_layers.states import (
     check_head,
@@ -21,11 +30,19 @@ from experiments.middle_layers.states import (
 from experiments.prompts import Item, sample_open, suites
 from experiments.stats import Estimate
 from harness import claims, judge
+from helpers.batching import next_logits
 from helpers.models import LM
 from tests.tiny import OneToken, named, unchecked
 
 SIZE, OPENINGS, BLOCKS = 60, 24, 4
 NEVER = 99
+
+
+class FramedOneToken(OneToken):
+    """One that takes the pieces of a frame; its "?" is id 0."""
+
+    def __call__(self, text, add_special_tokens=True):
+        return super().__call__(text.replace("?", "0"))
 
 
 class Snap(torch.nn.Module):
@@ -146,6 +163,16 @@ def test_m1_and_m2_find_the_layer_in_which_the_second_token_is_forgotten(planted
     assert (judged.low == judged.high).all()
 
 
+def test_a_reader_that_keeps_the_second_token_reads_more_than_the_model_itself():
+    made = [Planted(1), Planted(NEVER)]
+    lms = [LM(unchecked(model), OneToken(SIZE), "planted") for model in made]
+    compared = [("before", lms[0], ITEMS), ("reader", lms[1], ITEMS)]
+    table = controls.reader_table(compared, lenses.logit_lens(), 2)
+    assert table.value["before", "left, output"] == pytest.approx(0, abs=0.01)
+    assert table.value["reader", "left, output"] == pytest.approx(1, abs=0.01)
+    assert table.low["reader", "more, output"] > 0.99
+
+
 def test_what_is_left_is_all_or_nothing(planted):
     lm, _, rows = planted
     whole = reading.left_table(rows[rows.w.isin([0.6, 0.7]) | (rows.kind == OWN)])
@@ -172,13 +199,53 @@ def test_m4_mixing_late_helps_only_where_the_second_token_is_forgotten_before(pl
         assert left[layer] == pytest.approx(float(kept), abs=0.01)
 
 
+class Repeats(Planted):
+    """A planted model that answers a state in a frame's slot with the token it is."""
+
+    def __init__(self, lost_in: int):
+        super().__init__(lost_in)
+        self.norm.follows = torch.eye(SIZE)
+
+
+@pytest.mark.parametrize("lost_in", [NEVER, 1])
+def test_m5_tells_a_state_with_both_tokens_from_one_with_the_top(monkeypatch, lost_in):
+    frame = SimpleNamespace(text="1 2 {x}")
+    monkeypatch.setitem(patchscopes.FRAMES, "patchscopes", frame)
+    source = LM(unchecked(Planted(lost_in)), FramedOneToken(SIZE), "source")
+    cases = make_cases(source, ITEMS)
+    lm = LM(unchecked(Repeats(lost_in)), FramedOneToken(SIZE), "planted")
+    rows = patchscopes.patchscope_rows(lm, cases, LAYERS)
+    parts = patchscopes.patchscope_parts(rows, middle(lm.model))
+    held = float(lost_in == NEVER)
+    assert parts["left_middle"].value == pytest.approx(held, abs=0.01)
+    assert parts["alone_middle"].value == parts["alone_embedding"].value == 1
+    said = patchscopes.said_table(rows).set_index(["put in at", "answer"])
+    assert said.loc[(patchscopes.SAME, "mixture: either"), "share"].min() == 1
+    assert said.loc[(patchscopes.SAME, "mixture: second token"), "share"].max() == 0
+    assert BLOCKS not in set(said.loc[patchscopes.SAME].layer)
+
+
+def test_at_the_embeddings_a_patchscope_is_the_frame_of_notebook_02():
+    for name in ("mini-gpt2", "mini-qwen2"):
+        lm = named(name)
+        x = lm.embed[100:104]
+        rows = fill_frame(lm, "patchscopes", x)
+        own = patchscopes.answers(lm, x, 0)
+        assert torch.allclose(own, next_logits(lm, rows), atol=1e-3)
+        blank = patchscopes.answers(lm, torch.zeros_like(x), 2)
+        assert torch.allclose(blank[0], blank[1], atol=1e-4)
+
+
 def test_m3_tells_a_union_of_features_from_those_of_one_member(planted):
     lm, cases, _ = planted
     rows = lm.embed
     own = dictionary.Dictionary(
         rows.T, torch.zeros(SIZE), rows, torch.zeros(SIZE), *torch.tensor([1.0, 0.6])
     )
-    found = dictionary.feature_rows(lm, cases, own, middle(lm.model))
+    found = dictionary.feature_rows(lm, cases, {0: own, middle(lm.model): own})
+    first = dictionary.feature_parts(found[found.layer == 0], Estimate.exact(0.9, 60))
+    assert first[RELATED]["union"].value == 1  # nothing is forgotten yet
+    found = found[found.layer > 0]
     parts = dictionary.feature_parts(found, Estimate.exact(0.9, 60))[RELATED]
     early = lm.name == "forgets early"
     assert verdict("M3", parts) == ("partly" if early else "reproduced")
