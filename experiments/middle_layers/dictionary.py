@@ -1,4 +1,4 @@
-"""A small sparse autoencoder of one layer's states, and the features of mixtures (M3).
+"""A small sparse autoencoder of a layer's states, and the features of mixtures (M3).
 
     fit_dictionary      train a BatchTopK autoencoder (Bussmann et al. 2024, 2412.06410)
     quality             the usual measures, on other texts
