@@ -9,8 +9,12 @@ SET ?= mini
 DEVICE ?= auto
 DTYPE ?= float32
 JOBS ?= 0
+LIST ?= sweep.csv
+CLUSTER ?= local
+PARALLEL ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 SETTINGS := SET BASE INSTRUCT DEVICE DTYPE JOBS SEED CELL_TIMEOUT PARAMS ONLY
+SETTINGS += LIST CLUSTER PARALLEL SLURM
 # as typed, to the shell as data: neither make nor the shell expands what is in them
 $(foreach name,$(SETTINGS),$(eval override export $(name) := $$(value $(name))))
 ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
@@ -22,7 +26,7 @@ PYTEST := $(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -q -n logical --dist load
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce verdicts check test test-fast test-real kill-test twice lint
-.PHONY: format lock lab site models learn bench version-matrix publish clean seeds
+.PHONY: sweep format lock lab site models learn bench version-matrix publish clean seeds
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' \
@@ -41,6 +45,14 @@ $(READY): requirements.txt requirements.lock
 
 reproduce: $(READY)  ## run the notebooks that are not up to date, print the verdicts
 	@$(PY) -m harness.run reproduce $(ASKED)
+
+sweep: $(READY)  ## reproduce each row of LIST as a job: CLUSTER=local or slurm
+	@$(PY) -c 'import submitit' 2> /dev/null || $(PY) -m pip install --quiet \
+		--disable-pip-version-check $(PIP_ARGS) submitit==1.5.4
+	@$(PY) -m harness.run sweep --cluster "$$CLUSTER" --parallel "$$PARALLEL" \
+		--device "$$DEVICE" $${SLURM:+--slurm "$$SLURM"} \
+		$${CELL_TIMEOUT:+--cell-timeout "$$CELL_TIMEOUT"} \
+		$${PARAMS:+--params "$$PARAMS"} $${ONLY:+--only "$$ONLY"} -- "$$LIST"
 
 verdicts: $(READY)  ## print the verdict table of SET
 	@$(PY) -m harness.run verdicts --set "$$SET"

@@ -3,6 +3,7 @@
     python -m harness.run reproduce --set mini    run what is not up to date, judge
     python -m harness.run verdicts --set mini     the verdict table from kept rows
     python -m harness.run check --set mini        kept against committed results
+    python -m harness.run sweep sweep.csv         reproduce for many models, as jobs
     python -m harness.run publish                 mini's outputs into notebooks/, README
 
 What is asked is checked in options.py; one notebook's life is in notebook_process.py;
@@ -319,6 +320,19 @@ def parser() -> argparse.ArgumentParser:
         "-p", "--parameter", action="append", dest="parameters", metavar="NAME=value"
     )
     run.add_argument("--notebooks", help=argparse.SUPPRESS)
+    many = commands.add_parser(
+        "sweep",
+        help="reproduce for each row of a list, as jobs",
+        argument_default=argparse.SUPPRESS,
+    )
+    many.add_argument("table", help="a csv: set, base, instruct, seed, dtype")
+    many.add_argument("--cluster", help="local or slurm")
+    many.add_argument("--parallel", type=int, help="jobs at a time")
+    many.add_argument("--slurm", help="name=value ..., for submitit", **listed)
+    many.add_argument("--device")
+    many.add_argument("--only", **listed)
+    many.add_argument("--params", dest="parameters", **listed)
+    many.add_argument("--cell-timeout", type=int)
     table = commands.add_parser("verdicts", help="print the verdict table")
     compared = commands.add_parser("check", help="compare with the committed results")
     for command in (run, table, compared):
@@ -344,6 +358,10 @@ def main(argv: list[str] | None = None) -> int:
         command = asked.pop("command")
         if command == "reproduce":
             return reproduce(options.run_request(**asked))
+        if command == "sweep":
+            from harness.run import sweep
+
+            return sweep.sweep(**asked)
         if command == "one":
             return notebook_process.execute_notebook(**asked)
         if command == "publish":

@@ -114,6 +114,19 @@ def test_a_device_map_gives_the_same_tokens(folders):
     exercised(alone)
 
 
+def test_layers_on_the_disk_give_the_same_tokens():
+    parts = ("wte", "wpe", "drop", "ln_f")
+    spread = {f"transformer.{part}": "cpu" for part in parts} | {"lm_head": "cpu"}
+    spread = load("mini-gpt2", device_map=spread | {"transformer.h": "disk"})
+    assert {p.device.type for p in spread.model.parameters()} == {"cpu", "meta"}
+    prompts = ["The capital of France is"]
+    traces = [
+        generate_concepts(lm, prompts, steps=3)
+        for lm in (spread, load("mini-gpt2", device="cpu"))
+    ]
+    assert traces[0].tokens == traces[1].tokens
+
+
 def test_a_device_map_counts_all_memory(folders, monkeypatch):
     need = models.count_parameters(folders["gpt2"]) * 4
     monkeypatch.setattr(models, "free_memory", lambda: need // 2)
