@@ -158,7 +158,8 @@ def wrong_turn(models: Models, problems: Problems, seed: int = 0) -> Parts:
     """Estimate T4's parts: what comes of a chain put on the wrong branch at step 1.
 
     Of the problems whose best signs begin alike, those that both the continuously and
-    the discretely trained model solve when left alone.
+    the discretely trained model solve when left alone. followed: the share whose second
+    thought leans to what the wrong step leads to.
     """
     picked, wrong, left = _one_sided(problems)
     ways = {kind: OWN_WAY[kind] for kind in ("mixture", "token")}
@@ -177,8 +178,27 @@ def wrong_turn(models: Models, problems: Problems, seed: int = 0) -> Parts:
         "kept_discrete": said["token"] == left,
     }
     parts = {name: _mean(picked, column, seed) for name, column in columns.items()}
+    differ = picked.numbers[:, 0] != picked.numbers[:, 1]  # else both lead to 0
+    leans = _leaning(models["mixture"], picked.take(differ), wrong[differ], seed) > 0.5
+    parts["followed"] = _mean(picked.take(differ), leans, seed)
     over = columns["recovered"].double() - columns["recovered_discrete"].double()
     return parts | {"recovered_over_discrete": _mean(picked, over, seed)}
+
+
+def _leaning(
+    model: GPT2LMHeadModel, problems: Problems, fed: Tensor, seed: int
+) -> Tensor:
+    """Weigh step 2 after a partial sum (M,) is fed: share (M,) on what it leads to.
+
+    Of the probability of the four sums that are possible at step 2.
+    """
+    fixed = {0: one_hot(fed, VOCABULARY).float()}
+    p = think(model, problems, "soft", seed, fixed)[:, 1].double().softmax(-1)
+    first, second = problems.traces[..., 0], problems.traces[..., 1]
+    own = first == fed[:, None]
+    on = torch.zeros_like(p, dtype=torch.bool)
+    led = p * on.scatter(1, second, own)
+    return led.sum(-1) / (p * on.scatter(1, second, True)).sum(-1)
 
 
 def left_out(model: GPT2LMHeadModel, problems: Problems, seed: int = 0) -> Parts:

@@ -157,6 +157,7 @@ def test_a_reader_of_the_whole_mixture_explores_and_a_deaf_one_does_not(monkeypa
     assert whole["T2"]["soft"].value == 1
     assert whole["T2"]["soft_over_top"].low > 0.3
     assert whole["T4"]["recovered"].value == 0 and whole["T4"]["kept"].value > 0.8
+    assert whole["T4"]["followed"].value == 1
     assert verdict("T4", whole["T4"]) == "not reproduced"
     left = exploring.left_out(None, ASKED)
     assert left["follows"].value > 0.95 and left["recovered"].value < 0.01
@@ -165,8 +166,9 @@ def test_a_reader_of_the_whole_mixture_explores_and_a_deaf_one_does_not(monkeypa
     deaf, _ = parts_of(monkeypatch, "deaf")
     assert deaf["T2"]["soft_over_top"].value == 0
     assert verdict("T2", deaf["T2"]) == "not reproduced"
-    # it never went wrong: T4 alone cannot tell that from coming back, branch_rows can
-    assert deaf["T4"]["recovered"].value == 1
+    # it never went wrong: nothing to come back from
+    assert deaf["T4"]["recovered"].value == 1 and deaf["T4"]["followed"].value < 0.75
+    assert verdict("T4", deaf["T4"]) == "not tested"
     rows = exploring.branch_rows(None, FEW)
     assert (rows.share - 0.5).abs().max() < 1e-6
     assert exploring.left_out(None, ASKED)["recovered"].value == 1
