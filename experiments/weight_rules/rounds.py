@@ -38,6 +38,7 @@ Chain = tuple["Tensor", list[int]]  # vectors (T,D) and top ids of one prompt
 
 LENGTHS = (2, 3, 4, 8)  # concept tokens a round
 ROUNDS = 2
+BATCH = 256  # prompts at once
 CONTEXTS = ("alone", "with context")
 GREEDY = MixtureConfig(top_k=1, mode="discrete", norm="none")
 AXES = {"x": "n", "y": "value", "by": "line", "low": "low", "high": "high"}
@@ -57,7 +58,8 @@ def translation_tokens(length: int) -> int:
 
 def write(lm: LM, texts: Sequence[str], length: int) -> list[Chain]:
     """Write at most `length` concept tokens after each text: vectors (T,D), top ids."""
-    trace = generate_concepts(lm, texts, length, MixtureConfig())
+    config = MixtureConfig()
+    trace = generate_concepts(lm, texts, length, config, batch_size=BATCH)
     rows = zip(trace.vectors, trace.tokens, trace.lengths.tolist())
     return [(vectors[:n], ids[:n]) for vectors, ids, n in rows]
 
@@ -89,7 +91,8 @@ def write_in_rounds(
             slots = lm.tokenizer.batch_decode(ids, skip_special_tokens=True)
         before = texts if context == CONTEXTS[1] else ()
         rows = fill_frame(lm, frame, slots, before)
-        said = continue_from(lm, rows, max_new_tokens=translation_tokens(length))
+        most = translation_tokens(length)
+        said = continue_from(lm, rows, max_new_tokens=most, batch_size=BATCH)
         new = [(text.strip().splitlines() or [""])[0] for text in said]
         texts = [f"{text} {more}".strip() for text, more in zip(texts, new)]
     return [text[len(prompt) :].strip() for text, prompt in zip(texts, prompts)]
