@@ -288,6 +288,20 @@ def cost(up: str = "") -> str:
     return f"{by_set}\n\n{by_notebook}\n\n{said}"
 
 
+def sweep_cost(up: str = "") -> str:
+    """What a hundred models like each set's take: 100 times its processor time."""
+    rows = []
+    for name in shown_sets():
+        path = files.ROOT / "figures" / name / "cost.json"
+        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if used := about.pop("all", {}):
+            hours = f"{100 * used['cpu_seconds'] / 3600:.0f}"
+            ran = ", ".join(sorted(notebook.split("_")[0] for notebook in about))
+            rows.append([name, ran, hours, f"{used['peak_mb']:.0f}"])
+    heads = ["models like", "notebooks", "hours of one core", "peak memory, MB"]
+    return markdown_table(heads, rows)
+
+
 def keep_costs() -> None:
     """Keep what the runs of this machine took, in figures/<set>/cost.json.
 
@@ -443,5 +457,5 @@ def read_csv(path: Path) -> list[dict]:
 
 
 WRITERS = (badges, headline, sets, found, differences, verdicts, reasons, citations)
-WRITERS += (changes, cost, seeds, bench)
+WRITERS += (changes, cost, sweep_cost, seeds, bench)
 BLOCKS = {writer.__name__: writer for writer in WRITERS}
