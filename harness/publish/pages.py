@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 VOLATILE = "metadata.papermill cell.metadata.papermill cell.metadata.execution "
 VOLATILE += "metadata.language_info.version"
 
+INSTALLED = re.compile(rb"/[^\s\"]*/(?=site-packages/)")  # where a warning comes from
 # In a parameters cell: where a model's folder lay, before its own name.
 MODEL_FOLDER = re.compile(rb'((?:BASE|INSTRUCT) = \\")[/~.][^"\\]*/([^"/\\]+\\")')
 
@@ -84,4 +85,4 @@ def strip_volatile(notebook: bytes) -> bytes:
     )
     if done.returncode:
         raise ValueError(f"nbstripout: {done.stderr.decode(errors='replace')[-200:]}")
-    return MODEL_FOLDER.sub(rb"\1\2", done.stdout)
+    return MODEL_FOLDER.sub(rb"\1\2", INSTALLED.sub(b"", done.stdout))
