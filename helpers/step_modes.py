@@ -72,6 +72,8 @@ def entropy_switch(
     top_share: float = 0.7,
     steps: int | None = None,
     first_id: int | None = None,
+    limit: int | None = None,
+    final_ids: Sequence[int] = (),
 ) -> Switch:
     """Switch between mixture and top token by entropy against a reference.
 
@@ -83,11 +85,20 @@ def entropy_switch(
     top_share of the top token and the rest of end_id's; with `steps` both shares grow
     to 1 over so many. first_id has a tenth of the first step.
     A last column, not sorted, holds what these tokens add.
-    Source: SwiReasoning (sdc17/SwiReasoning@7f3b278), with `cipher()` and temperature
-    1; its line break is first_id. Its limit on the number of switches and its list of
-    tokens that are never mixed are left out.
+    limit: from so many switches to discrete on, each one feeds end_id alone in the next
+    step; from the first beyond twice as many on, final_ids (by default end_id) in the
+    next ones. A token so fed does not keep the row discrete.
+    Source: SwiReasoning (2510.05069; sdc17/SwiReasoning@7f3b278), with `cipher()` and
+    temperature 1; its line break is first_id, its max_switch_count limit, final_ids
+    "</think>\\n\\nThe final answer is". Left out are its list of tokens that are never
+    mixed, and that it ends 32 tokens after final_ids.
     """
     check_positive_int("dwell", dwell)
+    if limit is not None:
+        check_positive_int("limit", limit)
+    words = [end_id], list(final_ids) or [end_id]
+    longest = max(map(len, words))
+    forced_ids = [row + [-1] * (longest + 1 - len(row)) for row in words]
     check_share("soft_share", soft_share)
     check_share("top_share", top_share)
 
@@ -95,18 +106,29 @@ def entropy_switch(
         probs, indices, entropy = weights
         top, no = indices[:, 0], torch.zeros_like(entropy, dtype=torch.bool)
         # before the first step: soft, and a reference that cannot be crossed by it
-        start = no, no, torch.full_like(top, -1), entropy, -1
-        discrete, locked, stayed, reference, step = start if state is None else state
+        zero, table = torch.zeros_like(top), None
+        start = no, no, zero - 1, entropy, -1, (zero, zero, zero + longest, table)
+        discrete, locked, stayed, reference, step, queue = state or start
+        count, final, place, table = queue
+        if table is None:
+            table = torch.tensor(forced_ids, device=top.device)
         stayed, step = stayed + 1, step + 1
         locked = locked | (top == end_id)
+        word = table[final, place]  # -1: none is forced
+        top = torch.where(word < 0, top, word)
+        place = (place + 1).clamp_max(longest)
         to_top = ~discrete & (entropy < reference)
         to_soft = discrete & (entropy > reference) & (stayed >= dwell) & ~locked
         discrete, turned = (discrete | to_top) & ~to_soft, to_top | to_soft
         stayed = torch.where(turned, 0, stayed)
         reference = torch.where(turned, entropy, reference)
-        state = discrete, locked, stayed, reference, step
+        if limit is not None:
+            count = count + to_top
+            place = torch.where(to_top & (count >= limit), 0, place)
+            final = torch.where(to_top, (count > 2 * limit).long(), final)
+        state = discrete, locked, stayed, reference, step, (count, final, place, table)
 
-        one, done = discrete | locked, 0.0 if steps is None else step / steps
+        one, done = discrete | locked | (word >= 0), (step / steps if steps else 0.0)
         share, added = torch.ones_like(entropy), torch.where(to_top, end_id, think_id)
         if step == 0 and first_id is not None:
             share, added = torch.where(one, 1.0, 0.9), torch.full_like(top, first_id)
@@ -115,7 +137,7 @@ def entropy_switch(
         share = share[:, None].to(probs.dtype)
         probs = torch.where(one[:, None], _first_only(probs), probs) * share
         probs = torch.cat([probs, 1 - share], dim=1)
-        indices = torch.cat([indices, added[:, None]], dim=1)
+        indices = torch.cat([top[:, None], indices[:, 1:], added[:, None]], dim=1)
         return Weights(probs, indices, entropy), state
 
     return switch

@@ -168,7 +168,7 @@ def test_claims_are_all_there():
     ids = [f"G{i}" for i in range(1, 9)] + ["R1", "R2", "R3", "R4", "R5a", "R5b", "R6"]
     ids += ["R7"]
     ids += [f"I{i}" for i in range(6)] + [f"N{i}" for i in range(1, 7)]
-    ids += [f"W{i}" for i in range(1, 6)]
+    ids += [f"W{i}" for i in range(1, 8)]
     ids += [f"T{i}" for i in range(1, 5)]
     ids += [f"M{i}" for i in range(1, 6)]
     ids += [f"L{i}" for i in range(1, 10)]

@@ -91,6 +91,21 @@ def test_entropy_switch_mixes_its_first_step_and_lets_shares_grow():
     assert seen == [{5: 0.675, 6: 0.225, 7: 0.1}, SOFT, {5: 0.8, END: 0.2}]
 
 
+def test_entropy_switch_is_led_to_an_end_beyond_its_limit():
+    """Limit 1. Switches to discrete at steps 1, 3 and 5 (the entropy falls), back at 2
+    and 4. The first and second are at and within twice the limit: END next; the third
+    is beyond: both final tokens next. What is forced is fed alone, soft step or not.
+    """
+    entropies = [1.0, 0.5, 0.9, 0.4, 0.8, 0.3, 0.2, 0.2, 0.2]
+    switch = entropy_switch(THINK, END, 1, top_share=1.0, limit=1, final_ids=(70, 71))
+    forced, ended = {END: 1.0}, [{70: 1.0}, {71: 1.0}, HARD]
+    seen = run(switch, entropies)
+    assert seen == [SOFT, HARD, forced, HARD, forced, HARD, *ended]
+    wide = entropy_switch(THINK, END, 1, top_share=1.0, limit=3)
+    seen = run(wide, entropies)
+    assert seen == [SOFT, HARD, SOFT, HARD, SOFT, HARD, forced, HARD, HARD]
+
+
 def test_a_switch_acts_in_the_loop_and_in_generate(tiny):
     """A threshold above every entropy: the third step feeds END, then all is greedy."""
     end = 40
@@ -171,6 +186,7 @@ def test_gaussian_noise_has_its_scale_and_follows_its_seed(tiny):
 MODES = {
     "cold_stop": lambda lm: {"switch": cold_stop(END, 1.0, 2)},
     "entropy_switch": lambda lm: {"switch": entropy_switch(THINK, END, 1, steps=9)},
+    "limit": lambda lm: {"switch": entropy_switch(THINK, END, 1, limit=1)},
     "hidden_state": lambda lm: {"feedback": hidden_state(lm, torch.eye(32))},
     "gaussian_noise": lambda lm: {"feedback": gaussian_noise(lm)},
 }
@@ -223,6 +239,7 @@ def test_the_column_a_switch_adds_is_mixed_in(tiny):
         (lambda lm: cold_stop(1, threshold=-1), "threshold must be a finite number"),
         (lambda lm: cold_stop(1, run=0), "run must be a whole number of at least 1"),
         (lambda lm: entropy_switch(1, 2, dwell=0), "dwell must be a whole number"),
+        (lambda lm: entropy_switch(1, 2, limit=0), "limit must be a whole number"),
         (lambda lm: entropy_switch(1, 2, top_share=2.0), "top_share must be at most 1"),
         (lambda lm: hidden_state(lm, norm="all"), "norm must be one of none, mean"),
         (lambda lm: hidden_state(lm, torch.eye(3)), r"aligner must be \(32,32\)"),

@@ -1,0 +1,43 @@
+"""Questions for the meaning of a word, and whether a text answers one (W6, W7).
+
+questions   a set's words in several wordings, near copies of each other
+is_correct  whether a text says what is meant
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+from experiments.prompts import Item, is_mini, suites
+from experiments.scoring import is_right, starts_with_answer
+
+WORDINGS = (
+    "The meaning of the word {} is",
+    "The meaning of {} is",
+    "The plain meaning of {} is",
+    "In plain English {} is",
+    "A {} is",
+)
+
+
+def questions(set_name: str, n: int, seed: int = 0) -> list[Item]:
+    """Draw `n` questions of a set's suite `meanings`; template: the word asked for."""
+    asked: Mapping[str, tuple[Item, ...]] = suites(set_name)
+    found = [
+        replace(item, prompt=way.format(item.prompt), template=item.prompt)
+        for way in WORDINGS
+        for item in asked["meanings"]
+    ]
+    return random.Random(seed).sample(found, min(n, len(found)))
+
+
+def is_correct(text: str, item: Item, set_name: str) -> bool:
+    """Whether a text is right: a mini model says first, word for word, what it learnt.
+
+    Other models say it in their own words, wherever in the text.
+    """
+    if is_mini(set_name):
+        return starts_with_answer(text, item.gold)
+    return is_right(text, item)
