@@ -39,6 +39,7 @@ SOURCES = {
     "Mixture of Inputs": "2505.14827",
     "mean of 4 draws": "CoT2, 2505.23648",
 }
+N_IDENTITY = 50  # prompts on which W1 is tried: what its rule counts
 COLD = 1e-9  # a temperature at which the likeliest token has all weight
 
 
