@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from helpers.models import LM
 
-SLOT = "\ue000"  # a private character: a text before the frame may hold "{x}"
+SLOT = "\ue000"  # a private character: stands for the vectors inside a text
 
 
 def fill_frame(
@@ -40,15 +40,14 @@ def fill_frame(
     texts = [f"{said.replace(SLOT, '')}\n{text}" for said in before] or [text]
     if chat:
         texts = [chat_prompt(lm, t) for t in texts]  # it writes its own special tokens
+    repeats = 1 if before else len(x)
     if len(x) and isinstance(x[0], str):
-        texts = texts * len(x) if not before else texts
-        filled = [t.replace(SLOT, word.strip()) for t, word in zip(texts, x)]
+        filled = [t.replace(SLOT, word.strip()) for t, word in zip(texts * repeats, x)]
         return [embed_text(lm, t, not chat) for t in filled]
     pieces = [_embed_pieces(lm, t, not chat) for t in texts]
     rows = []
-    for b, slot in enumerate(x):
+    for (head, *joints, tail), slot in zip(pieces * repeats, x):
         slot = (slot[None] if slot.ndim == 1 else slot).to(lm.device, lm.dtype)
-        head, *joints, tail = pieces[b if before else 0]
         row = torch.cat([head, slot, *(p for j in joints for p in (j, slot)), tail])
         rows.append(row if len(row) else _embed_ids(lm, lm.eos_ids[:1] or (0,)))
     return rows

@@ -5,6 +5,7 @@
     MEANINGS      word -> what it means in plain English
     prompt_suite  the prompts of notebook 01, of every kind in turn
     sample_open   items with one or several likely next words, drawn at random
+    reworded      items in several wordings, such as MEANING_OF, drawn at random
     template_of   a prompt's wording without the words that vary
 
 The set `mini` is asked about its own small world (models/world.py), which holds every
@@ -301,6 +302,27 @@ def sample_open(
     """Draw items with one or several likely next words; all if there are fewer."""
     pool = asked["ambiguous"] + asked["capitals"]
     return random.Random(seed).sample(pool, min(count, len(pool)))
+
+
+MEANING_OF = (  # wordings that the mini corpus does not have
+    "The meaning of the word {} is",
+    "The meaning of {} is",
+    "The plain meaning of {} is",
+    "In plain English {} is",
+    "A {} is",
+)
+
+
+def reworded(
+    items: Sequence[Item], wordings: Sequence[str], n: int, seed: int = 0
+) -> list[Item]:
+    """Draw `n` items, each in several wordings; template: the prompt they share."""
+    found = [
+        replace(item, prompt=way.format(item.prompt), template=item.prompt)
+        for way in wordings
+        for item in items
+    ]
+    return random.Random(seed).sample(found, min(n, len(found)))
 
 
 # The write-up's frames (3.2) and two from the literature. The four words of the

@@ -10,6 +10,7 @@ count_scripts            letters of a text by script
 token_ids                prompts as id lists
 equal_length_batches     group prompts of one length, which need no padding
 rows_per_batch           how many prompts' logits to hold at once
+continue_by_length       what a model says after rows of embeddings
 teacher_forced_logprobs  log-probabilities of tokens along given vectors
 pad_targets              id lists as the tensor that it takes
 """
@@ -20,13 +21,14 @@ import inspect
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from experiments.prompts import MEANINGS, SUITES, Item
+from helpers.decode import continue_from
 from models.world import number_word
 
 if TYPE_CHECKING:
@@ -130,6 +132,19 @@ def equal_length_batches(
         for same in by_length.values()
         for first in range(0, len(same), size)
     ]
+
+
+def continue_by_length(
+    lm: LM, rows: Sequence[Tensor], max_new_tokens: int = 50, **how: Any
+) -> list[Any]:
+    """Continue rows (L_i,D) greedily, those of about one length together.
+
+    how: of `continue_from`, which does not sort; what it returns, in the rows' order.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    said = continue_from(lm, [rows[i] for i in order], None, max_new_tokens, **how)
+    found = dict(zip(order, said))
+    return [found[i] for i in range(len(rows))]
 
 
 def rows_per_batch(lm: LM, longest: int) -> int:

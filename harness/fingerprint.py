@@ -56,8 +56,8 @@ def code_files(notebook: Path) -> list[Path]:
     corpus = [ROOT / "models" / f"{name}.py" for name in CORPUS]
     asked = (ROOT / "experiments").glob("*.csv")  # prompts
     code = {p for folder in folders for p in folder.glob("*.py")}
-    trained = {p for f in own if f == TRAINED for p in LEARNED.rglob("*.*")}
-    return sorted(code | {*corpus, *asked} | trained)
+    learned = LEARNED.rglob("*.*") if TRAINED in own else ()
+    return sorted(code | {*corpus, *asked, *learned})
 
 
 def _experiments(notebook: Path) -> list[Path]:

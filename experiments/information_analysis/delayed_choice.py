@@ -36,7 +36,7 @@ from experiments.information_analysis.contexts import (
     trace_contexts,
 )
 from experiments.information_analysis.ways import decode_answers
-from experiments.prompts import CAPITAL, Item
+from experiments.prompts import CAPITAL, MEANING_OF, Item, reworded
 from experiments.scoring import is_right, normalise_words, starts_with_answer
 from experiments.stats import Estimate, bootstrap, clustered, paired_difference
 from experiments.true_distribution import true_ahead
@@ -51,13 +51,6 @@ if TYPE_CHECKING:
 HEADROOM = (0.4, 0.8)  # greedy scores between which a difference could show
 WAYS = ("discrete", "continuous", "gated", "sampled")
 SAMPLES = 8  # of which the best is taken for the headroom
-WORDINGS = (
-    "The meaning of the word {} is",
-    "The meaning of {} is",
-    "The plain meaning of {} is",
-    "In plain English {} is",
-    "A {} is",
-)
 FROM_SPANISH = (  # of words and of sentences, to chat models
     "Translate to English: {}",
     "Please translate the following: {}",
@@ -129,12 +122,8 @@ def worded(
     items: Sequence[Item], wordings: Sequence[str], n: int, seed: int = 0
 ) -> list[Question]:
     """Draw `n` questions: items in several wordings, each item's being near copies."""
-    asked = [
-        Question(way.format(i.prompt), (i,), i.prompt)
-        for way in wordings
-        for i in items
-    ]
-    return random.Random(seed).sample(asked, min(n, len(asked)))
+    asked = reworded(items, wordings, n, seed)
+    return [Question(item.prompt, (item,), item.template) for item in asked]
 
 
 def two_sentences(items: Sequence[Item], n: int, seed: int = 0) -> list[Question]:
@@ -164,7 +153,7 @@ def text_tasks(
     tasks = {
         "sums of three": (sums(3, n, seed, held_out), 10),
         "sums of four": (sums(4, n, seed), 10),
-        "meanings": (worded(asked["meanings"], WORDINGS, n, seed), 10),
+        "meanings": (worded(asked["meanings"], MEANING_OF, n, seed), 10),
     }
     chats = {"two sentences": (two_sentences(asked["spanish"], n, seed), 24)}
     if "spanish_words" in asked:  # natural suites

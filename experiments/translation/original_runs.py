@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 
 from experiments.floors import random_like
+from experiments.frames import SLOT
 from experiments.hf_reference import truncate_at_eos
 from experiments.prompts import SUITES
 from experiments.scoring import acceptable_answers, contains_answer, count_scripts
@@ -56,7 +57,6 @@ GOLD = {item.prompt: item.gold for item in SUITES["writeup"]}
 MARKER = "<|im_start|>"
 OPEN = f"{MARKER}assistant\n"
 TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.DOTALL)
-SLOT = "\ue000"  # a private character: stands for the vectors inside a template
 OTHERS = 8  # prompts whose concept tokens are the "other prompt" control
 BATCH = 256  # rows a forward pass
 SAMPLING = {"temperature": "T", "top_k": "top-k", "top_p": "top-p"}

@@ -27,9 +27,9 @@ import pandas as pd
 from experiments.frames import fill_frame
 from experiments.metrics import nearest_rows
 from experiments.prompts import FRAMES
+from experiments.scoring import continue_by_length
 from experiments.translation.stimuli import has_chat
 from helpers.batching import next_logits
-from helpers.decode import continue_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,12 +102,9 @@ def unavailable_cells(lms: dict[str, LM]) -> dict[str, str]:
 
 def decode_rows(lm: LM, rows: list[Tensor], max_new_tokens: int = 50) -> Reading:
     """Continue rows of embeddings (L_i,D) greedily, in batches of like length."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    inputs, how = [rows[i] for i in order], {"return_ids": True, "batch_size": BATCH}
-    new = continue_from(lm, inputs, max_new_tokens=max_new_tokens, **how)
-    ids = dict(zip(order, new))
-    lengths = [len(row) for row in rows]
-    return Reading([ids[i] for i in range(len(rows))], lengths, lm.tokenizer)
+    how = {"return_ids": True, "batch_size": BATCH}
+    ids = continue_by_length(lm, rows, max_new_tokens, **how)
+    return Reading(ids, [len(row) for row in rows], lm.tokenizer)
 
 
 def first_token_probs(lm: LM, way: str, x) -> Tensor:

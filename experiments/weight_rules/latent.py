@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from experiments.scoring import continue_by_length
 from experiments.stats import bootstrap, clustered
 from experiments.weight_rules.questions import is_correct
-from experiments.weight_rules.stops import ANSWER, answers, asked_again
+from experiments.weight_rules.stops import ANSWER, asked_again
 from helpers.batching import prompt_embeds
 from helpers.decode import continue_from, generate_concepts
 from helpers.step_modes import Feedback, fit_aligner, hidden_state
@@ -57,7 +58,7 @@ def latent_rows(
     return pd.DataFrame(
         (fed, n, item.template, float(is_correct(text, item, set_name)))
         for (fed, n), given in contexts.items()
-        for text, item in zip(answers(lm, given), items)
+        for text, item in zip(continue_by_length(lm, given, ANSWER), items)
     ).set_axis(["fed", "steps", "template", "right"], axis=1)
 
 

@@ -6,31 +6,13 @@ is_correct  whether a text says what is meant
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
-from dataclasses import replace
-
-from experiments.prompts import Item, is_mini, suites
+from experiments.prompts import MEANING_OF, Item, is_mini, reworded, suites
 from experiments.scoring import is_right, starts_with_answer
-
-WORDINGS = (
-    "The meaning of the word {} is",
-    "The meaning of {} is",
-    "The plain meaning of {} is",
-    "In plain English {} is",
-    "A {} is",
-)
 
 
 def questions(set_name: str, n: int, seed: int = 0) -> list[Item]:
     """Draw `n` questions of a set's suite `meanings`; template: the word asked for."""
-    asked: Mapping[str, tuple[Item, ...]] = suites(set_name)
-    found = [
-        replace(item, prompt=way.format(item.prompt), template=item.prompt)
-        for way in WORDINGS
-        for item in asked["meanings"]
-    ]
-    return random.Random(seed).sample(found, min(n, len(found)))
+    return reworded(suites(set_name)["meanings"], MEANING_OF, n, seed)
 
 
 def is_correct(text: str, item: Item, set_name: str) -> bool:

@@ -1,7 +1,7 @@
 """Is a gain of soft thinking the mixture's or Cold Stop's? (W7)
 
     stop_rows    each question answered after thinking in four ways, and without
-    asked_again, answers   the question once more, and what it is answered with
+    asked_again  the question once more, after the thinking
     stop_parts   W7's parts; stop_shares: the same to draw
 
 The factors are crossed: thinking greedily or in Soft Thinking's mixtures, all of it or
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
+from experiments.frames import embed_text
+from experiments.scoring import continue_by_length
 from experiments.stats import Estimate, bootstrap, clustered, paired_difference
 from experiments.weight_rules.questions import is_correct
 from experiments.weight_rules.rules import SOFT, weight_rules
 from helpers.batching import prompt_embeds
-from helpers.decode import continue_from, generate_concepts
+from helpers.decode import generate_concepts
 from helpers.mixture import Weights
 from helpers.step_modes import cold_stop
 
@@ -66,7 +68,7 @@ def stop_rows(
             stopped = [len(a) < len(b) for a, b in zip(short, thought)]
     rows = pd.DataFrame({"template": [i.template for i in items], "stopped": stopped})
     for way, given in contexts.items():
-        texts = answers(lm, given)
+        texts = continue_by_length(lm, given, ANSWER)
         rows[way] = [float(is_correct(t, i, set_name)) for t, i in zip(texts, items)]
     return rows.astype({"stopped": float})
 
@@ -87,17 +89,9 @@ def asked_again(lm: LM, prompts: list[str], thought: list[Tensor]) -> list[Tenso
     """Embed each prompt, its thinking (T,D), and on a new line the prompt once more."""
     found = []
     for prompt, vectors in zip(prompts, thought):
-        ids = lm.tokenizer("\n" + prompt, add_special_tokens=False)["input_ids"]
-        again = lm.embed[torch.tensor(ids, device=lm.device)]
+        again = embed_text(lm, "\n" + prompt)
         found.append(torch.cat([prompt_embeds(lm, prompt)[0][0], vectors, again]))
     return found
-
-
-def answers(lm: LM, contexts: list[Tensor]) -> list[str]:
-    """Continue contexts (T,D) greedily, those of about one length together."""
-    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-    texts = continue_from(lm, [contexts[i] for i in order], max_new_tokens=ANSWER)
-    return [text for _, text in sorted(zip(order, texts))]
 
 
 def stop_parts(rows: pd.DataFrame, seed: int = 0) -> dict[str, Estimate]:

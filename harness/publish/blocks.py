@@ -269,9 +269,7 @@ def cost(up: str = "") -> str:
     """Time and memory of each set's last run, a row a set, then mini's notebooks."""
     rows, notebooks = [], []
     for name in shown_sets():
-        path = files.ROOT / "figures" / name / "cost.json"
-        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        for notebook, used in about.items():
+        for notebook, used in _kept_costs(name).items():
             numbers = [f"{used[key]:.0f}" for key in COSTS if key in used]
             numbers += ["?"] * (len(COSTS) - len(numbers))
             if notebook == "all":
@@ -292,14 +290,19 @@ def sweep_cost(up: str = "") -> str:
     """What a hundred models like each set's take: 100 times its processor time."""
     rows = []
     for name in shown_sets():
-        path = files.ROOT / "figures" / name / "cost.json"
-        about = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        about = _kept_costs(name)
         if used := about.pop("all", {}):
             hours = f"{100 * used['cpu_seconds'] / 3600:.0f}"
             ran = ", ".join(sorted(notebook.split("_")[0] for notebook in about))
             rows.append([name, ran, hours, f"{used['peak_mb']:.0f}"])
     heads = ["models like", "notebooks", "hours of one core", "peak memory, MB"]
     return markdown_table(heads, rows)
+
+
+def _kept_costs(set_name: str) -> dict[str, dict]:
+    """What `keep_costs` kept of a set's runs; nothing where it has not run."""
+    path = files.ROOT / "figures" / set_name / "cost.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def keep_costs() -> None:

@@ -118,7 +118,7 @@ def test_the_mini_corpus_never_asks_for_meanings_in_these_words():
     from models.corpus import covers
 
     items = SUITES["meanings"]
-    questions = delayed_choice.worded(items, delayed_choice.WORDINGS, 500)
+    questions = delayed_choice.worded(items, delayed_choice.MEANING_OF, 500)
     assert len({question.prompt for question in questions}) >= 300
     assert not any(covers(question.prompt) for question in questions[:40])
 
