@@ -9,6 +9,7 @@ from nbclient import NotebookClient
 from experiments.playground import Look, Playground, Step, look, page
 from harness.files import ROOT
 from helpers import MixtureConfig, load
+from helpers.weight_rules import RULES
 
 PROMPT = "The capital of France is"
 
@@ -67,6 +68,13 @@ def test_every_widget_redraws_the_page(panel):
     mixed = panel.page.value
     panel.gate_entropy.value = 5.0
     assert panel.page.value != mixed and panel.page.value.count("2px solid") == 6
+
+
+def test_every_rule_is_offered_and_read_back(panel):
+    assert panel.rule.options == RULES
+    for rule in RULES:
+        panel.rule.value = rule
+        assert rows(panel) == 4 and "read back as" in panel.page.value, rule
 
 
 def test_top_k_one_is_one_token_a_step(panel):
