@@ -38,6 +38,10 @@ class Estimate:
         """A number that is counted, not estimated: its interval is itself."""
         return cls(float(value), float(value), float(value), n)
 
+    def columns(self, value: str = "value") -> dict[str, float]:
+        """Give it as columns of a table: `value`, low, high, n."""
+        return {value: self.value, "low": self.low, "high": self.high, "n": self.n}
+
 
 def bootstrap(
     values: Sequence[float],

@@ -1,6 +1,6 @@
 """Draw charts: a tidy frame and the names of its columns -> a matplotlib Figure.
 
-    lines, scatter, bars, dots, mixture_bars, table
+    lines, scatter, bars, dots, heatmap, mixture_bars, table
 
 Each figure's `alt_text` says in words what was drawn (harness/alt_text.py).
 House style: the Okabe-Ito colours, which colour-blind readers can tell apart, with a
@@ -11,9 +11,12 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from harness import alt_text
 from harness.safe_text import readable
@@ -264,12 +267,64 @@ def dots(
             axes.axhspan(i - 0.5, i + 0.5, color="#EEEEEE", zorder=0, linewidth=0)
         axes.set_yticks(list(places.values()), [readable(v, 40) for v in places])
         axes.set_ylim(len(places) - 0.4, -0.6)
+        if len(panels) > 2:  # side by side, where many labels would touch
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(False, axis="y")
         _finish(axes, xlabel or x, "", None)
     if panel is None:
         panels[0][0].set_title(title, pad=24)
     figure.alt_text = alt_text.describe_values(frame, x, (panel, by, y))
     return figure
+
+
+@styled
+def heatmap(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    share: str,
+    panel: str,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    scale: str = "",
+    apart: str = "",
+) -> Figure:
+    """Draw shares as squares, x across and y down: dark is 1, white 0, hatched NaN.
+
+    scale: what is shared. apart: a value of x that a line sets off from those before.
+    """
+    tall = frame.groupby(panel)[y].nunique().max()
+    figure, panels = _figure(frame, panel, title, width=8.6, height=0.55 * tall + 1.9)
+    for axes, part in panels:
+        across, down = (list(dict.fromkeys(part[key])) for key in (x, y))
+        table = part.pivot(index=y, columns=x, values=share).loc[down, across]
+        axes.set_facecolor("#EEEEEE")
+        axes.add_patch(_hatched(len(across), len(down)))
+        look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "aspect": "auto", "zorder": 2}
+        shades = axes.imshow(table, **look)
+        for (i, j), value in np.ndenumerate(table.to_numpy()):
+            if not np.isnan(value):
+                look = {"color": "white" if value > 0.6 else "black", "fontsize": 12}
+                axes.text(j, i, f"{value:.0%}", **look, **CENTRED)
+        if apart in across:
+            axes.axvline(across.index(apart) - 0.5, color="black", linewidth=1.2)
+        axes.set_xticks(range(len(across)), [readable(v) for v in across])
+        axes.set_yticks(range(len(down)), [readable(v) for v in down])
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.grid(False)
+        _finish(axes, xlabel or x, ylabel, None)
+    bar = figure.colorbar(shades, ax=[a for a, _ in panels], shrink=0.8, pad=0.02)
+    bar.set_label(scale or share)
+    bar.set_ticks([0, 0.5, 1], labels=["nothing", "half", "all"])
+    figure.alt_text = alt_text.describe_values(frame, share, (panel, y, x))
+    return figure
+
+
+def _hatched(columns: int, rows: int) -> Rectangle:
+    """The ground of a heatmap, seen where a square has no value."""
+    look = {"facecolor": "none", "edgecolor": "#BBBBBB", "hatch": "//", "linewidth": 0}
+    return Rectangle((-0.5, -0.5), columns, rows, **look)
 
 
 @styled

@@ -93,8 +93,7 @@ def pair_differences(gains: pd.DataFrame, seed: int = 0) -> dict[Cell, Estimate]
 def estimates_table(estimates: dict[Cell, Estimate], first: str) -> pd.DataFrame:
     """Make a frame of estimates: `first`, rule, bin, value, low, high, n."""
     rows = [
-        {first: name, "rule": rule, "bin": inside}
-        | {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+        {first: name, "rule": rule, "bin": inside} | e.columns()
         for (name, rule, inside), e in estimates.items()
     ]
     heads = [first, "rule", "bin", "value", "low", "high", "n"]

@@ -92,8 +92,7 @@ def readable_table(
             layer = top if lens == "untrained model" else middle[name]
             own["alone", "output"] = pairs["tuned"]["alone", top]
             e = reading.share(own, ("alone", layer), ("alone", "output"), seed)
-            found[name, lens] = {"readable": e.value, "low": e.low, "high": e.high}
-            found[name, lens] |= {"n": e.n}
+            found[name, lens] = e.columns("readable")
     return pd.DataFrame(found).T
 
 
@@ -128,10 +127,7 @@ def reader_table(
             if own is not first:
                 more = clustered(ratio_difference, groups, *both, seed=seed)
                 found[name, f"more, {end}"] = more
-    names = ("value", "low", "high", "n")
-    return pd.DataFrame(
-        {k: {x: getattr(e, x) for x in names} for k, e in found.items()}
-    ).T
+    return pd.DataFrame({key: e.columns() for key, e in found.items()}).T
 
 
 def js_table(
@@ -146,8 +142,7 @@ def js_table(
             for layer, own in part.groupby("layer"):
                 e = clustered(bootstrap, own.template, own[column], seed=seed)
                 row = {"model": name, "reading": label, "layer": str(layer)}
-                row |= {"bits": e.value, "low": e.low, "high": e.high, "n": e.n}
-                found.append(row)
+                found.append(row | e.columns("bits"))
     return pd.DataFrame(found)
 
 
@@ -165,9 +160,9 @@ def later_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             total = pairs["alone"].sum()
             if total[layer] >= reading.SEEN * total[top] > 0:
                 e = reading.share(pairs, ("mixed", layer), ("whole", layer), seed)
-                row = {"kind": kind, "layer": layer, "left": e.value, "low": e.low}
-                row |= {"high": e.high, "readable": total[layer] / total[top]}
-                found.append(row | {"n": e.n})
+                readable = {"readable": total[layer] / total[top]}
+                row = {"kind": kind, "layer": layer}
+                found.append(row | e.columns("left") | readable)
     return pd.DataFrame(found)
 
 
@@ -176,8 +171,7 @@ def part_rows(
 ) -> pd.DataFrame:
     """List parts, model -> kind -> parts, as rows: part, cell, value, low, high, n."""
     rows = [
-        {"part": label, "cell": f"{model}, {kind}"}
-        | {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+        {"part": label, "cell": f"{model}, {kind}"} | e.columns()
         for name, label in names.items()
         for model, kinds in parts.items()
         for kind, own in kinds.items()

@@ -105,8 +105,8 @@ def state_table(
         pairs = by_pair(part, weights)
         for layer in pairs["mixed"].columns:
             e = share(pairs, ("mixed", layer), ("whole", layer), seed)
-            row = {"kind": kind, "layer": layer, "left": e.value}
-            found.append(row | {"low": e.low, "high": e.high, "n": e.n})
+            row = {"kind": kind, "layer": layer}
+            found.append(row | e.columns("left"))
     return pd.DataFrame(found)
 
 
@@ -152,6 +152,6 @@ def carry_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for (kind, layer), part in rows.groupby(["kind", "layer"], sort=False):
         for column, way in ways.items():
             e = clustered(ratio, part.template, part[column], part.apart, seed=seed)
-            row = {"kind": kind, "way": way, "layer": layer, "share": e.value}
-            found.append(row | {"low": e.low, "high": e.high, "n": e.n})
+            row = {"kind": kind, "way": way, "layer": layer}
+            found.append(row | e.columns("share"))
     return pd.DataFrame(found)

@@ -112,8 +112,7 @@ def said_table(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             said = sum(part[f"{read}_{word}"] for word in words)
             e = clustered(bootstrap, part.template, said, seed=seed)
             row = {"layer": layer, "put in at": place, "answer": label}
-            row |= {"share": e.value, "low": e.low, "high": e.high, "n": e.n}
-            found.append(row)
+            found.append(row | e.columns("share"))
     return pd.DataFrame(found)
 
 

@@ -2,6 +2,7 @@
 
     effect_rows      one row a case, weight, layer and lens: what the second token does
     left_table       how much of it is left, by kind, weight and layer, with intervals
+    left_squares     the same as squares of a picture
     lost_table       from which layer on less than half is kept, with intervals
     reading_parts    the parts of M1 and M2
 
@@ -18,7 +19,7 @@ prediction that is merely flatter shows none. Measured are the effects of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ import torch
 
 from experiments.floors import random_like
 from experiments.metrics import js_bits
-from experiments.middle_layers.cases import JUDGED, OWN, Case
+from experiments.middle_layers.cases import JUDGED, OWN, RELATED, UNRELATED, Case
 from experiments.middle_layers.lenses import Lenses
 from experiments.middle_layers.states import depth, read_after
 from experiments.stats import Estimate, clustered, ratio, ratio_difference
@@ -198,8 +199,8 @@ def left_table(rows: pd.DataFrame, lens: str = "tuned", seed: int = 0) -> pd.Dat
             e = share(pairs, ("mixed", layer), ("whole", layer), seed)
             total = pairs.xs(layer, level="layer", axis=1).sum()
             found.append(
-                {"kind": kind, "w": w, "layer": layer, "left": e.value}
-                | {"low": e.low, "high": e.high, "n": e.n}
+                {"kind": kind, "w": w, "layer": layer}
+                | e.columns("left")
                 | {"kept": total.mixed / total.summed}
                 | {"shown": total.summed / total.whole}
                 | {"readable": total.alone / pairs["alone", last].sum()}
@@ -229,6 +230,28 @@ def lost_from(pairs: pd.DataFrame, draws: int = 2000, seed: int = 0) -> Estimate
     found = np.where(held, ends, layers[0]).max(1)
     low, high = np.percentile(found[1:], [2.5, 97.5])
     return Estimate(float(found[0]), float(low), float(high), len(pairs), seed)
+
+
+def left_squares(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """List what is left as squares of a picture, a panel a model and kind of pair.
+
+    tables: left_table of each model. -> panel, layer, weight, kept. The model's own
+    mixtures stand beside related pairs. kept is NaN where the lens would not show the
+    second token in the sum of both states either, or not even alone.
+    """
+    found = []
+    for name, table in tables.items():
+        told = (table[["shown", "readable"]] >= SEEN).all(axis=1)
+        ends = {table.layer.min(): "embeddings", table.layer.max(): "output"}
+        labels = table.layer.map(ends).fillna("layer " + table.layer.astype(str))
+        table = table.assign(kept=table.kept.where(told), label=labels)
+        for kinds in ((RELATED, OWN), (UNRELATED,)):
+            part = table[table.kind.isin(kinds)]
+            part = part.sort_values(["layer", "w"])  # a weight before "own mixture"
+            columns = {"layer": part.label, "weight": part.w.str.removeprefix("0")}
+            found.append(pd.DataFrame(columns | {"kept": part.kept}))
+            found[-1].insert(0, "panel", f"{name}, {kinds[0]}")
+    return pd.concat(found, ignore_index=True)
 
 
 def lost_table(rows: pd.DataFrame, lens: str = "tuned", seed: int = 0) -> pd.DataFrame:

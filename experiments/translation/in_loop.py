@@ -283,6 +283,5 @@ def score_bins(rows: dict[str, pd.DataFrame], seed: int = 0) -> pd.DataFrame:
                 e = found.get(f"score_{line}".replace("_mixture", ""))
                 if e:
                     row = {"cell": f"{name}, step {step}", "bin": inside, "line": label}
-                    row |= {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
-                    table.append(row)
+                    table.append(row | e.columns())
     return pd.DataFrame(table)

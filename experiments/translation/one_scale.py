@@ -20,7 +20,6 @@ from experiments.metrics import js_bits
 from experiments.prompts import template_of
 from experiments.stats import Estimate, clustered, ratio
 from experiments.translation.in_loop import LINES, Parts, excess
-from experiments.translation.scores import estimate_columns
 from experiments.true_distribution import true_distributions
 from helpers.decode import generate_concepts
 
@@ -118,7 +117,7 @@ def scale_frame(
         for line in ("flat", "replaced"):
             marks[f"reads: {LINES[line]}"] = cell.get(f"read_excess_{line}")
         found += [
-            {"model": name, "what": what, **estimate_columns(mark)}
+            {"model": name, "what": what, **mark.columns()}
             for what, mark in marks.items()
             if mark
         ]

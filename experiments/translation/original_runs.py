@@ -35,7 +35,6 @@ from experiments.prompts import SUITES
 from experiments.scoring import acceptable_answers, contains_answer, count_scripts
 from experiments.stats import bootstrap, share
 from experiments.translation.continuations import Counted
-from experiments.translation.scores import estimate_columns
 from experiments.translation.stimuli import has_chat
 from harness.files import ROOT
 from harness.safe_text import readable
@@ -394,7 +393,7 @@ def shares(rows: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for key, cell in rows.groupby(keys, sort=False):
         for part in PARTS:
             if (values := cell[part].dropna()).size:
-                estimate = estimate_columns(share(values, seed))
+                estimate = share(values, seed).columns()
                 found.append(dict(zip(keys, key)) | {"part": part} | estimate)
     return pd.DataFrame(found)
 

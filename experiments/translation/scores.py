@@ -9,7 +9,7 @@
     member_ranks, rank_table    do likelier members get likelier answers?
     nearest_matches             R3: is the nearest token the top token?
     nearest_shares, nearest_parts   the same by bin of p_max, and what R3 is judged by
-    estimate_columns, share_by  estimates as columns of a frame
+    share_by                a share by group, as a frame
 
 A row is a plain dict; a cell is one model and way, with its parts: name -> Estimate.
 """
@@ -27,7 +27,7 @@ from experiments.floors import random_like
 from experiments.frames import fill_frame
 from experiments.metrics import rouge_l
 from experiments.prompts import FRAMES
-from experiments.stats import Estimate, bootstrap, share
+from experiments.stats import bootstrap, share
 from experiments.translation import readers, stimuli
 from experiments.translation.in_loop import BINS, Parts, bin_names, interval_text
 from harness.safe_text import readable
@@ -56,19 +56,13 @@ LEAST_UNSEEN = 10  # items that make a cell of words held out of a frame
 METRICS = ("dot", "cosine", "l2", "centred")
 
 
-def estimate_columns(e: Estimate) -> dict[str, float]:
-    """An estimate as columns value, low, high, n."""
-    return {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
-
-
 def share_by(
     frame: pd.DataFrame, keys: list[str], column: str, seed: int = 0
 ) -> pd.DataFrame:
     """Estimate the share of ones in a column by group: keys, value, low, high, n."""
     groups = frame.groupby(keys, observed=True, sort=False)[column]
     rows = [
-        dict(zip(keys, key)) | estimate_columns(share(values, seed))
-        for key, values in groups
+        dict(zip(keys, key)) | share(values, seed).columns() for key, values in groups
     ]
     return pd.DataFrame(rows)
 
@@ -267,7 +261,7 @@ def recall_table(cells: Cells) -> pd.DataFrame:
 def recall_bars(cells: Cells) -> pd.DataFrame:
     """The same as tidy rows, one a bar: model, way, what, value, low, high, n."""
     rows = [
-        {"model": model, "way": way, "what": what, **estimate_columns(cell[part])}
+        {"model": model, "way": way, "what": what, **cell[part].columns()}
         for (model, way), cell in cells.items()
         for what, part in BARS.items()
     ]

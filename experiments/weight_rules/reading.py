@@ -200,8 +200,7 @@ def part_rows(
     less than FEWEST times are left out.
     """
     rows = [
-        {"rule": rule, "line": f"{model}: {label}" if label else model}
-        | {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+        {"rule": rule, "line": f"{model}: {label}" if label else model} | e.columns()
         for model, by_rule in parts.items()
         for name, label in names.items()
         for rule, own in by_rule.items()

@@ -85,4 +85,8 @@ def strip_volatile(notebook: bytes) -> bytes:
     )
     if done.returncode:
         raise ValueError(f"nbstripout: {done.stderr.decode(errors='replace')[-200:]}")
-    return MODEL_FOLDER.sub(rb"\1\2", INSTALLED.sub(b"", done.stdout))
+    lines = done.stdout.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        if b"site-packages/" in line:  # elsewhere, as in a picture, a search is long
+            lines[i] = INSTALLED.sub(b"", line)
+    return MODEL_FOLDER.sub(rb"\1\2", b"".join(lines))

@@ -40,6 +40,8 @@ def drawn():
     yield charts.mixture_bars(mixture, title="$hostile")
     yield charts.table(mixture)
     yield charts.lines(FRAME, "x", "y", panel="kind")
+    gap = FRAME.assign(y=[*FRAME.y[:-1], None])
+    yield charts.heatmap(gap, "x", "kind", "y", "kind", "hatched", apart="1")
 
 
 @pytest.mark.filterwarnings("error")

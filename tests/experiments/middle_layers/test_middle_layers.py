@@ -14,7 +14,6 @@ from experiments.middle_layers import (
     lenses,
     patching,
     patchscopes,
-    picture,
     reading,
 )
 from experiments.middle_layers.cases import OWN, RELATED, UNRELATED, make_cases
@@ -182,8 +181,9 @@ def test_what_is_left_is_all_or_nothing(planted):
         assert table.left[layer] == pytest.approx(held, abs=0.01)
         assert table.kept[layer] == pytest.approx(held, abs=0.01)
         assert table.readable[layer] == pytest.approx(1, abs=0.01)
-    figure = picture.draw_left({lm.name: whole}, "planted")
-    assert "weight .7" in figure.alt_text
+    squares = reading.left_squares({lm.name: whole})
+    assert set(squares.panel) == {f"{lm.name}, related", f"{lm.name}, unrelated"}
+    assert squares.weight.iloc[-1] == ".7" and "own" in set(squares.weight)
 
 
 def test_m4_mixing_late_helps_only_where_the_second_token_is_forgotten_before(planted):

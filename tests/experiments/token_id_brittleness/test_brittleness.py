@@ -215,6 +215,11 @@ def test_the_divergence_goes_from_the_clean_distribution(chat, part, monkeypatch
     assert rows.p_end.tolist() == pytest.approx([0.5, 0.25])
 
 
+def test_what_is_not_disturbed_is_what_the_rule_would_not_judge():
+    rule = claims.claim_row("I4")["rule"]
+    assert f"value_between(format@0, {dose_response.LEAST_FOLLOWED}, 1)" in rule
+
+
 def test_the_whole_sweep_on_a_tiny_model(chat, monkeypatch):
     parts = perturbations.locate_markers(
         chat, [item(f"w{i} w{i + 1} w{i + 2}") for i in range(4)]

@@ -8,14 +8,15 @@ import papermill
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from experiments.token_id_brittleness import early_end
+from harness import cells as notebook_cells
 from harness.files import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "03_token_id_brittleness.ipynb"
 
 
 def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
-    given = {"SET": "base-only", "INSTRUCT": "", "N_SEARCH": 40, "N_EDITED": 10}
+    given = {"SET": "base-only", "INSTRUCT": "", "N_PROMPTS": 20, "N_SEARCH": 40}
+    given |= {"N_EDITED": 10, "N_PLANTED": 40, "N_SETTINGS": 20}
     given |= {"RUN_DIR": str(tmp_path), "FIGURES_DIR": str(tmp_path)}
     executed = papermill.execute_notebook(
         str(NOTEBOOK),
@@ -33,7 +34,7 @@ def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
     code = [c for c in executed.cells if c.cell_type == "code"]
     counts = [c.execution_count for c in code]
     assert counts == list(range(1, len(code) + 1))  # all ran, the last ones empty
-    end = next(i for i, c in enumerate(code) if "skip_cells_until" in c.source)
+    end = next(i for i, c in enumerate(code) if "skip_until" in c.source)
     assert not any(c["outputs"] for c in code[end:-1]) and code[-1]["outputs"]
     kinds = {o.get("name", o["output_type"]) for c in code for o in c["outputs"]}
     assert not kinds & {"stderr", "error"}
@@ -42,9 +43,9 @@ def test_the_notebook_ends_early_and_well_without_a_chat_model(tmp_path):
 @pytest.mark.parametrize("last", ['BASE = ""\nINSTRUCT = "chat"', "print(2)\n"])
 def test_cells_are_skipped_until_one_that_is_waited_for(monkeypatch, last):
     shell = InteractiveShell()
-    monkeypatch.setattr(early_end, "get_ipython", lambda: shell)
+    monkeypatch.setattr(notebook_cells, "get_ipython", lambda: shell)
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    early_end.skip_cells_until("INSTRUCT =", "print(2")
+    notebook_cells.skip_until("INSTRUCT =", "print(2")
     for cell in ("seen = 1", "print(INSTRUCT)", "%no_such_magic", ""):
         assert shell.run_cell(cell).success
     assert "seen" not in shell.user_ns
@@ -55,8 +56,8 @@ def test_cells_are_skipped_until_one_that_is_waited_for(monkeypatch, last):
 
 
 def test_outside_of_ipython_nothing_is_skipped(monkeypatch):
-    monkeypatch.setattr(early_end, "get_ipython", lambda: None)
-    early_end.skip_cells_until("INSTRUCT =")
+    monkeypatch.setattr(notebook_cells, "get_ipython", lambda: None)
+    notebook_cells.skip_until("INSTRUCT =")
 
 
 def test_the_notebook_that_ends_early_has_the_parameter_it_waits_for():

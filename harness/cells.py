@@ -1,6 +1,6 @@
 """Leave out cells of a notebook, so that nothing takes it for a failure.
 
-skip_cells_until   run no further cell until one holds a certain line
+skip_until   run no further cell until one holds a certain line
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from IPython import get_ipython
 
 
-def skip_cells_until(*starts: str) -> None:
+def skip_until(*starts: str) -> None:
     """Run no further cell, until one holds a line that starts with one of `starts`.
 
     Cells before that are run as empty ones: papermill, nbval and "run all" go on to the
