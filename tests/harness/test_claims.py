@@ -169,7 +169,7 @@ def test_claims_are_all_there():
     ids += ["R7"]
     ids += [f"I{i}" for i in range(6)] + [f"N{i}" for i in range(1, 7)]
     ids += [f"W{i}" for i in range(1, 8)]
-    ids += [f"T{i}" for i in range(1, 5)]
+    ids += [f"T{i}" for i in range(1, 7)]
     ids += [f"M{i}" for i in range(1, 6)]
     ids += [f"L{i}" for i in range(1, 10)]
     assert list(claims.claims()) == ids
