@@ -16,7 +16,14 @@ from safetensors.torch import load_file, save
 
 from experiments.prompts import SUITES, sample_open
 from experiments.stats import bootstrap, clustered
-from experiments.trained_reading import exploring, learned, reader, reading, thinking
+from experiments.trained_reading import (
+    exploring,
+    learned,
+    reader,
+    reading,
+    searching,
+    thinking,
+)
 from experiments.trained_reading.signed_sums import split
 from harness.files import ROOT, write_whole
 from helpers.models import LM, load
@@ -35,6 +42,9 @@ READERS = [
     for fold in reader.FOLDS
     for kind in reader.KINDS
 ]
+SEARCHERS = [
+    (f"{learned.GRAPH}{arm}", seed) for seed in learned.SEEDS for arm in searching.ARMS
+]
 AFTER = (0, 10, 30, 100, 200, 350, 500)  # steps at which the curve is measured
 Tables = dict[str, list[dict]]  # rows of what is committed, by table
 
@@ -45,7 +55,7 @@ def learn_thinker(kind: str, width: int, seed: int) -> tuple[dict, Tables]:
     model = thinking.train(kind, known, width, seed)
     state = model.transformer.state_dict()
     tensors = {name: t.half().contiguous() for name, t in state.items()}
-    model, rows = learned.restore(tensors, width), []
+    model, rows = learned.restore(tensors, thinking.new_model(width)), []
     for way in {"mixture": ("soft", "top"), "token": ("top", "soft")}.get(kind, ()):
         said = exploring.answers(model, held_out, way)
         right = (said == held_out.answer).double().tolist()
@@ -81,6 +91,18 @@ def learn_reader(kind: str, fold: str, seed: int) -> tuple[dict, Tables]:
     return update, {"curve": curve, "readings": readings, "nll": nll}
 
 
+def learn_searcher(name: str, seed: int) -> tuple[dict, Tables]:
+    """Train one model to search graphs -> its tensors, and which answers are right."""
+    arm = name.removeprefix(learned.GRAPH)
+    model = searching.train(arm, searching.known(), seed)
+    state = model.transformer.state_dict()
+    tensors = {key: t.half().contiguous() for key, t in state.items()}
+    model, asked = learned.restore(tensors, searching.new_model()), searching.held_out()
+    right = searching.reply(model, arm, asked)[0] == asked.answer
+    digits = "".join(map(str, right.int().tolist()))
+    return tensors, {"searches": [{"arm": arm, "seed": seed, "right": digits}]}
+
+
 def finished(name: str) -> bool:
     """Whether a job's files are there: the tensors are written last."""
     return (WORK / f"{name}.safetensors").exists()
@@ -98,30 +120,41 @@ def run(name: str, learn, *what) -> None:
 
 
 def is_kept(name: str) -> bool:
-    """Whether a model is committed: the widest thinkers, and what has seed 0."""
-    readers = name.startswith(reader.KINDS)
-    return name.endswith("-0") if readers else f"-{thinking.WIDTH}-" in name
+    """Whether a model's weights are committed."""
+    if name.startswith(reader.KINDS):
+        return name.startswith("reader") and name.endswith("-0")
+    if name.startswith(learned.GRAPH):
+        return name.removeprefix(learned.GRAPH).startswith(learned.THINKING)
+    return f"-{thinking.WIDTH}-" in name
 
 
-def gather(names: list[str]) -> None:
-    """Put finished jobs together in models/learned/, and clear the work away."""
-    tensors: dict[str, dict] = {which: {} for which in learned.WEIGHTS}
+def gather(done: dict[str, list[str]]) -> None:
+    """Put finished jobs together in models/learned/, and clear the work away.
+
+    done: a file of weights -> its jobs. What other jobs left there is kept.
+    """
+    tensors: dict[str, dict] = {which: {} for which in done}
     tables: Tables = {}
-    for name in names:
-        which = "readers" if name.startswith(reader.KINDS) else "thinkers"
-        if is_kept(name) and not name.startswith("control"):
+    for name, which in {name: w for w, names in done.items() for name in names}.items():
+        if is_kept(name):
             for key, tensor in load_file(WORK / f"{name}.safetensors").items():
                 tensors[which][f"{name}/{key}"] = tensor
         for table, rows in json.loads((WORK / f"{name}.json").read_text()).items():
             tables.setdefault(table, []).extend(rows)
-    for which, path in learned.WEIGHTS.items():
-        write_whole(learned.FOLDER / path, save(tensors[which]))
+    costs = learned.FOLDER / "costs.csv"
+    if costs.exists():
+        again = {row["job"] for row in tables["costs"]}
+        before = pd.read_csv(costs).to_dict("records")
+        tables["costs"][:0] = [row for row in before if row["job"] not in again]
+    for which in done:
+        write_whole(learned.FOLDER / learned.WEIGHTS[which], save(tensors[which]))
     for table, rows in tables.items():
         how = {"index": False, "float_format": "%.5g", "lineterminator": "\n"}
         text = pd.DataFrame(rows).to_csv(**how)
         write_whole(learned.FOLDER / f"{table}.csv", text)
-    for path in WORK.iterdir():
-        path.unlink()
+    for name in sum(done.values(), []):
+        for path in WORK.glob(f"{name}.*"):
+            path.unlink()
 
 
 def main() -> None:
@@ -129,14 +162,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("only", nargs="*", metavar="NAME", help="beginnings of jobs")
     only = tuple(parser.parse_args().only)
-    jobs = {}
-    for learn, listed in ((learn_thinker, THINKERS), (learn_reader, READERS)):
-        jobs |= {"-".join(map(str, what)): (learn, *what) for what in listed}
-    for name, job in jobs.items():
-        if not finished(name) and name.startswith(only or ""):
-            run(name, *job)
-    if all(map(finished, jobs)):
-        gather(list(jobs))
+    listed = {
+        "thinkers": (learn_thinker, THINKERS),
+        "readers": (learn_reader, READERS),
+        "searchers": (learn_searcher, SEARCHERS),
+    }
+    names = {which: [] for which in listed}
+    for which, (learn, jobs) in listed.items():
+        for job in jobs:
+            name = "-".join(map(str, job))
+            names[which].append(name)
+            if not finished(name) and name.startswith(only or ""):
+                run(name, learn, *job)
+    done = {w: n for w, n in names.items() if n and all(map(finished, n))}
+    if done:
+        gather(done)
         minutes = learned.costs().seconds.sum() / 60
         print(f"{learned.FOLDER.relative_to(ROOT)}: {minutes:.0f} CPU minutes")
 

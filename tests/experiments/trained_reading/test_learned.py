@@ -2,6 +2,7 @@
 
 import sys
 
+import pandas as pd
 import pytest
 import torch
 
@@ -43,7 +44,7 @@ def test_every_training_is_there():
     rows = learned.readings()
     kinds = set(zip(rows.kind, rows.seed, rows.fold))
     assert kinds == {(k, seed, fold) for k, fold, seed in make_learn.READERS}
-    for which in learned.WEIGHTS:
+    for which in ("thinkers", "readers"):
         assert all(x.isfinite().all() for x in learned._weights(which).values())
 
 
@@ -62,6 +63,7 @@ def three_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr(make_learn, "WORK", tmp_path / "work")
     monkeypatch.setattr(learned, "FOLDER", tmp_path / "learned")
     monkeypatch.setattr(make_learn, "THINKERS", [("mixture", thinking.WIDTH, 2)])
+    monkeypatch.setattr(make_learn, "SEARCHERS", [])
     jobs = [("reader", "chores", 0), ("reader", "chores", 1)]
     monkeypatch.setattr(make_learn, "READERS", jobs)
     for name in ("learn_thinker", "learn_reader"):
@@ -80,13 +82,20 @@ def test_a_killed_training_goes_on_where_it_was(three_jobs, tmp_path):
     make_learn.main()
     assert three_jobs == ["mixture", "reader", "reader", "reader"]
     kept = {path.name for path in (tmp_path / "learned").iterdir()}
-    assert kept == {*learned.WEIGHTS.values(), "rows.csv", "costs.csv"}
+    weights = {"thinkers.safetensors", "readers.safetensors"}
+    assert kept == weights | {"rows.csv", "costs.csv"}
     assert list(learned._table("rows").kind) == ["mixture", "reader", "reader"]
     learned._weights.cache_clear()
     assert list(learned._weights("readers")) == ["reader-chores-0/x"]  # seed 1 is not
     assert not list((tmp_path / "work").iterdir())
     make_learn.main()  # all of it again
     assert len(three_jobs) == 7
+    sys.argv.append("reader")  # those alone: what the other jobs left is kept
+    make_learn.main()
+    assert (
+        len(three_jobs) == 9 and len(pd.read_csv(tmp_path / "learned/costs.csv")) == 3
+    )
+    assert {path.name for path in (tmp_path / "learned").iterdir()} == kept
 
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):

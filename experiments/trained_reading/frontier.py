@@ -1,0 +1,206 @@
+"""What thoughts about a graph are worth, and which nodes they hold (T5, T6).
+
+over_seeds      estimate a mean over training seeds and problems, both drawn
+right_answers   which answers are right, by arm; answer_parts: T5's parts
+answer_table    shares of right answers by arm, depth and training seed, to draw
+standings       how high every node stands in every thought, by what is asked of
+groups          which nodes are which, at each step of the search
+frontier_parts  T6's parts; frontier_table: how high each group stands, to draw
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from transformers import GPT2LMHeadModel
+
+from experiments.stats import Estimate, bootstrap
+from experiments.trained_reading import learned, searching
+from experiments.trained_reading.graphs import DEPTHS, LONGEST, NODES, Questions
+
+LABELS = {
+    "none": "nothing",
+    "pause": "pause tokens",
+    "text": "the path as text",
+    "coconut": "hidden states (COCONUT)",
+}
+PAIRS = {
+    "coconut_over_pause": "pause",
+    "coconut_over_none": "none",
+    "coconut_over_text": "text",
+}
+ASKED_OF = {
+    "coconut": "hidden states fed back",
+    "pause": "pause tokens",
+    "untrained": "untrained",
+}
+GROUPS = {
+    "path": "on the path asked for",
+    "frontier": "frontier, off the path",
+    "earlier": "reached before",
+    "unreached": "not reached yet, or never",
+    "mirrored": "the other start's frontier",
+}
+FROM_STEP = 2  # step 1 is read off the question, without any thought
+RESAMPLES = 2000
+
+
+def over_seeds(
+    values: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Estimate the mean of values (S,N): training seeds and problems, both drawn.
+
+    All seeds are asked the same problems: a draw is of whole rows and whole columns.
+    n counts problems.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    (seeds, n), draw = table.shape, np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):
+        rows = table[draw.integers(seeds, size=seeds)].mean(0)
+        means[i] = rows[draw.integers(n, size=n)].mean()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(table.mean()), float(low), float(high), n, seed)
+
+
+def right_answers() -> dict[str, np.ndarray]:
+    """Read which answers are right: arm -> (S,N) of 0 and 1."""
+    rows = learned.searches()
+    return {
+        arm: np.array(
+            [list(map(int, digits)) for digits in rows.right[rows.arm == arm]]
+        )
+        for arm in searching.ARMS
+    }
+
+
+def answer_parts(right: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Estimate]:
+    """Estimate T5's parts from right_answers."""
+    parts = {arm: over_seeds(hits, seed) for arm, hits in right.items()}
+    for part, other in PAIRS.items():
+        parts[part] = over_seeds(right["coconut"] - right[other], seed)
+    return parts
+
+
+def answer_table(
+    right: Mapping[str, np.ndarray], asked: Questions, seed: int = 0
+) -> pd.DataFrame:
+    """Tabulate shares of right answers: arm, depth, line, value, low, high, n."""
+    rows = []
+    for depth in DEPTHS:
+        here = (asked.depth == depth).numpy()
+        for arm, label in LABELS.items():
+            for trained, hits in zip(learned.SEEDS, right[arm]):
+                row = {"arm": label, "depth": f"{depth} steps away"}
+                row |= {"line": f"training seed {trained}"}
+                rows.append(row | vars(bootstrap(hits[here], seed=seed)))
+    return pd.DataFrame(rows)
+
+
+def standings(asked: Questions) -> dict[str, Tensor]:
+    """Measure how high nodes stand in thoughts: ASKED_OF -> (S,N,LONGEST,NODES)."""
+    found: dict[str, list[Tensor]] = {name: [] for name in ASKED_OF}
+    for seed in learned.SEEDS:
+        models = learned.searchers(seed)
+        models["untrained"] = searching.new_model(seed).eval()
+        for name in ASKED_OF:
+            arm = "coconut" if name == "untrained" else name
+            found[name].append(standing(models[name], arm, asked))
+    return {name: torch.stack(each) for name, each in found.items()}
+
+
+def standing(model: GPT2LMHeadModel, arm: str, asked: Questions) -> Tensor:
+    """Measure how high nodes stand in each thought: (N,LONGEST,NODES).
+
+    The thought's inner products with the nodes' embeddings, of mean 0 and standard
+    deviation 1 over the nodes. With pause tokens: of the hidden state at its place.
+    """
+    _, states = searching.reply(model, arm, asked)
+    table = model.transformer.wte.weight[:NODES].detach()
+    inner = (states[:, :LONGEST] @ table.T).double()
+    spread = inner.std(-1, correction=0, keepdim=True)
+    return (inner - inner.mean(-1, keepdim=True)) / spread
+
+
+def groups(asked: Questions) -> dict[str, Tensor]:
+    """Tell which nodes are which at each step: GROUPS -> masks (N,LONGEST,NODES).
+
+    Up to the target's depth; nodes that the question names are in no group.
+    """
+    step = torch.arange(1, LONGEST + 1)[:, None]
+    none = torch.zeros(len(asked), NODES, dtype=torch.bool)
+    named, path = none.scatter(1, asked.named, True), none.scatter(1, asked.path, True)
+    distance, other, path = (x[:, None] for x in (asked.distance, asked.other, path))
+    counted = ~named[:, None] & (step <= asked.depth[:, None, None])
+    found = {
+        "path": (distance == step) & path,
+        "frontier": (distance == step) & ~path,
+        "earlier": distance < step,
+        "unreached": distance > step,
+        "mirrored": (other == step) & (distance > step),
+    }
+    return {name: mask & counted for name, mask in found.items()}
+
+
+def _over(stands: Tensor, one: Tensor, two: Tensor) -> np.ndarray:
+    """Mean of one mask's nodes less that of another's: (S,N) of problems with both."""
+    one, two = one[:, FROM_STEP - 1 :], two[:, FROM_STEP - 1 :]
+    both = one.any(-1).any(-1) & two.any(-1).any(-1)
+    late = stands[:, both, FROM_STEP - 1 :]
+    means = [
+        (late * mask[both]).sum((-1, -2)) / mask[both].sum((-1, -2))
+        for mask in (one, two)
+    ]
+    return (means[0] - means[1]).numpy()
+
+
+def frontier_parts(
+    stands: Mapping[str, Tensor],
+    asked: Questions,
+    right: Mapping[str, np.ndarray],
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Estimate T6's parts, in standard deviations, from standings and right_answers."""
+    of = groups(asked)
+    frontier, unreached = of["frontier"], of["unreached"]
+    over = {name: _over(x, frontier, unreached) for name, x in stands.items()}
+    thoughts = stands["coconut"]
+    columns = {
+        "frontier_over_unreached": over["coconut"],
+        "frontier_over_mirrored": _over(thoughts, frontier, of["mirrored"]),
+        "frontier_pause": over["pause"],
+        "frontier_over_pause": over["coconut"] - over["pause"],
+        "frontier_untrained": over["untrained"],
+        "path_over_unreached": _over(thoughts, of["path"], unreached),
+        "earlier_over_unreached": _over(thoughts, of["earlier"], unreached),
+        "coconut": right["coconut"],
+    }
+    return {name: over_seeds(column, seed) for name, column in columns.items()}
+
+
+def frontier_table(
+    stands: Mapping[str, Tensor], asked: Questions, seed: int = 0
+) -> pd.DataFrame:
+    """Tabulate how high each group stands: group, of, line (thought), value, low, high.
+
+    Thoughts 1 to 3; at the fourth, few nodes are left that the question does not name.
+    """
+    rows = []
+    for (name, mask), t in ((g, t) for g in groups(asked).items() for t in range(3)):
+        has = mask[:, t].any(-1)
+        if not has.any():
+            continue
+        for of, x in stands.items():
+            mean = (x[:, has, t] * mask[has, t]).sum(-1) / mask[has, t].sum(-1)
+            row = {
+                "group": GROUPS[name],
+                "of": ASKED_OF[of],
+                "line": f"thought {t + 1}",
+            }
+            rows.append(row | vars(over_seeds(mean, seed, resamples=500)))
+    return pd.DataFrame(rows)
