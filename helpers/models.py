@@ -155,9 +155,26 @@ def load(
     except Exception as error:  # whatever its files make the library raise
         message = f"{name!r}: no tokenizer: {first_line(error)}"
         raise FileNotFoundError(message) from None
+    _make_head_input_contiguous(model)
     lm = LM(model, tokenizer, str(name), revision or "")
     check_embeddings(lm)
     return lm
+
+
+def _make_head_input_contiguous(model: Any) -> None:
+    """Copy what a model's head reads, where it is a slice of all positions.
+
+    logits_to_keep makes it one. torch.nn.functional.linear then has a weight without
+    gradients read again, or even copied, for every row of a batch: with Qwen's
+    vocabulary 3 times as long for 8 rows in float32, and 300 times in bfloat16.
+    """
+
+    def contiguous(_, args: tuple) -> tuple:
+        return tuple(x.contiguous() for x in args)
+
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(contiguous)
 
 
 def _read_model(folder: Path, name: str, dtype: str, device_map: Any) -> Any:

@@ -10,8 +10,10 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import chat_prompt, checkpoints, load, models, prompt_embeds
+from helpers.batching import next_logits
 from helpers.models import LM
 from tests.tiny import MINI, named, tiny_model, tiny_tokenizer
 
@@ -290,6 +292,29 @@ def test_mps_is_kept_only_if_its_first_step_agrees(monkeypatch):
     assert moves == ["mps"]
     monkeypatch.undo()
     assert models.first_logits(model).shape == (100,)
+
+
+class Expansions(TorchDispatchMode):
+    """Collects the shapes that tensors are repeated to."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name == "aten::expand":
+            self.shapes.append(tuple(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_head_s_weight_is_not_repeated_for_every_row(folder):
+    lm = load(str(folder), device="cpu")
+    x, plain = lm.embed[torch.arange(20).view(4, 5)], LM(tiny_model("gpt2"))
+    for each, repeats in ((lm, False), (plain, True)):
+        each.model.requires_grad_(False)
+        with Expansions() as seen:
+            next_logits(each, x)
+        assert ((4, 32, 100) in seen.shapes) == repeats  # rows, width, vocabulary
 
 
 def test_chat_prompt_needs_a_template():
