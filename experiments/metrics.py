@@ -14,7 +14,9 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.optimize.elementwise import find_root
 
 from helpers.mixture import at_least_float32, check_choice
 
@@ -55,22 +57,33 @@ def js_bits(p: Tensor, q: Tensor) -> Tensor:
     return js_divergence(p, q) / math.log(2)
 
 
-def with_entropy(p: Tensor, target: Tensor, rounds: int = 50) -> Tensor:
+def with_entropy(p: Tensor, target: Tensor) -> Tensor:
     """Flatten (or sharpen) p (...,V) to an entropy of `target` (...) nats.
 
-    p is raised to a power between 2^-24 and 2^24, found by bisection, and renormalised:
-    the ranking stays, nothing else comes in. Out of reach, as where the two likeliest
-    are tied, the nearest end is taken.
+    p is raised to a power between 2^-24 and 2^24, found by Chandrupatla's method, and
+    renormalised: the ranking stays, nothing else comes in. Out of reach, as where the
+    two likeliest are tied, the nearest end is taken.
     """
     log_p = _probs(p).clamp_min(1e-300).log()
-    target = torch.as_tensor(target).to("cpu", torch.float64).expand(log_p.shape[:-1])
-    low, high = torch.full_like(target, -24.0), torch.full_like(target, 24.0)
-    for _ in range(rounds):
-        power = (low + high) / 2
-        too_flat = entropy((log_p * 2 ** power[..., None]).softmax(-1)) > target
-        low = torch.where(too_flat, power, low)
-        high = torch.where(too_flat, high, power)
-    return (log_p * 2 ** ((low + high) / 2)[..., None]).softmax(-1)
+    shape, log_p = log_p.shape, log_p.reshape(-1, log_p.shape[-1])
+    target = torch.as_tensor(target).to("cpu", torch.float64)
+    target = target.expand(shape[:-1]).flatten()
+
+    def powered(exponent: np.ndarray, rows: np.ndarray) -> Tensor:
+        power = 2.0 ** torch.as_tensor(exponent)[:, None]
+        return (log_p[torch.as_tensor(rows).long()] * power).log_softmax(-1)
+
+    def excess(exponent: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        log_q = powered(exponent, rows)
+        found = -(log_q.exp() * log_q).sum(-1)
+        return (found - target[torch.as_tensor(rows).long()]).numpy()
+
+    rows = np.arange(len(log_p), dtype=np.float64)
+    ends = np.full_like(rows, -24.0), np.full_like(rows, 24.0)
+    root = find_root(excess, ends, args=(rows,))
+    flattest = np.where(excess(ends[0], rows) < 0, *ends)
+    exponent = np.where(root.success, root.x, flattest)
+    return powered(exponent, rows).exp().view(shape)
 
 
 def _probs(p: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def _make_head_input_contiguous(model: Any) -> None:
     vocabulary 3 times as long for 8 rows in float32, and 300 times in bfloat16.
     """
 
-    def contiguous(_, args: tuple) -> tuple:
+    def contiguous(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(x.contiguous() for x in args)
 
     head = model.get_output_embeddings()

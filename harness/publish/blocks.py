@@ -410,6 +410,22 @@ def bench(up: str = "") -> str:
     return "\n\n".join(blocks + [missed(shape, profile, products) for shape in short])
 
 
+def lm_eval(up: str = "") -> str:
+    """What lm-evaluation-harness gave, by model and rule, and what it cost."""
+    folder = files.ROOT / "integrations" / "lm_eval"
+    rows = [
+        [path.stem, row["rule"].replace("_", " ")]
+        + [f"{float(row['right']):.3f} ± {float(row['stderr']):.3f}"]
+        + [row[name] for name in ("n", "tokens", "calls", "cpu_seconds")]
+        for path in sorted(folder.glob("*.csv"))
+        for row in read_csv(path)
+        if "stderr" in row
+    ]
+    columns = ["model", "rule", "share right ± standard error", "questions"]
+    columns += ["new tokens", "forward calls", "processor seconds"]
+    return markdown_table(columns, rows) if rows else NOT_MEASURED
+
+
 def missed(shape: str, profile: list[dict], products: list[dict]) -> str:
     """Why a shape misses a target: where its steps' time goes, and what is left to win.
 
@@ -460,5 +476,5 @@ def read_csv(path: Path) -> list[dict]:
 
 
 WRITERS = (badges, headline, sets, found, differences, verdicts, reasons, citations)
-WRITERS += (changes, cost, sweep_cost, seeds, bench)
+WRITERS += (changes, cost, sweep_cost, seeds, bench, lm_eval)
 BLOCKS = {writer.__name__: writer for writer in WRITERS}
