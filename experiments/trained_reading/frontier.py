@@ -1,11 +1,14 @@
 """What thoughts about a graph are worth, and which nodes they hold (T5, T6).
 
-over_seeds      estimate a mean over training seeds and problems, both drawn
-right_answers   which answers are right, by arm; answer_parts: T5's parts
-answer_table    shares of right answers by arm, depth and training seed, to draw
-standings       how high every node stands in every thought, by what is asked of
-groups          which nodes are which, at each step of the search
-frontier_parts  T6's parts; frontier_table: how high each group stands, to draw
+    over_seeds      estimate a mean over training seeds and problems, both drawn
+    held_out        the questions that were asked
+    right_answers   which answers are right, by arm; answer_parts: T5's parts
+    answer_table    shares of right answers by arm, depth and training seed, to draw
+    standings       how high every node stands in every thought, by what is asked of
+    groups          which nodes are which, at each step of the search
+    frontier_parts  T6's parts; frontier_table: how high each group stands, to draw
+
+S training seeds answer the same N questions. Intervals draw both.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ ASKED_OF = {
 GROUPS = {
     "path": "on the path asked for",
     "frontier": "frontier, off the path",
+    "dead_end": "of these, dead ends",
     "earlier": "reached before",
     "unreached": "not reached yet, or never",
     "mirrored": "the other start's frontier",
@@ -66,6 +70,11 @@ def over_seeds(
         means[i] = rows[draw.integers(n, size=n)].mean()
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(table.mean()), float(low), float(high), n, seed)
+
+
+def held_out() -> Questions:
+    """Make the questions that every model was asked."""
+    return searching.held_out()
 
 
 def right_answers() -> dict[str, np.ndarray]:
@@ -98,20 +107,20 @@ def answer_table(
             for trained, hits in zip(learned.SEEDS, right[arm]):
                 row = {"arm": label, "depth": f"{depth} steps away"}
                 row |= {"line": f"training seed {trained}"}
-                rows.append(row | vars(bootstrap(hits[here], seed=seed)))
+                rows.append(row | vars(bootstrap(hits[here], resamples=500, seed=seed)))
     return pd.DataFrame(rows)
 
 
 def standings(asked: Questions) -> dict[str, Tensor]:
-    """Measure how high nodes stand in thoughts: ASKED_OF -> (S,N,LONGEST,NODES)."""
-    found: dict[str, list[Tensor]] = {name: [] for name in ASKED_OF}
-    for seed in learned.SEEDS:
-        models = learned.searchers(seed)
-        models["untrained"] = searching.new_model(seed).eval()
-        for name in ASKED_OF:
-            arm = "coconut" if name == "untrained" else name
-            found[name].append(standing(models[name], arm, asked))
-    return {name: torch.stack(each) for name, each in found.items()}
+    """Measure how high nodes stand in thoughts: ASKED_OF -> (S,N,LONGEST,NODES).
+
+    S is the number of training seeds, and 1 for the untrained model.
+    """
+    found = {"untrained": [standing(searching.new_model().eval(), "coconut", asked)]}
+    for arm in learned.THINKING:
+        models = [learned.searchers(seed)[arm] for seed in learned.SEEDS]
+        found[arm] = [standing(model, arm, asked) for model in models]
+    return {name: torch.stack(found[name]) for name in ASKED_OF}
 
 
 def standing(model: GPT2LMHeadModel, arm: str, asked: Questions) -> Tensor:
@@ -120,9 +129,9 @@ def standing(model: GPT2LMHeadModel, arm: str, asked: Questions) -> Tensor:
     The thought's inner products with the nodes' embeddings, of mean 0 and standard
     deviation 1 over the nodes. With pause tokens: of the hidden state at its place.
     """
-    _, states = searching.reply(model, arm, asked)
+    _, states = searching.reply(model, arm, asked, thoughts=LONGEST - 1)
     table = model.transformer.wte.weight[:NODES].detach()
-    inner = (states[:, :LONGEST] @ table.T).double()
+    inner = (states @ table.T).double()
     spread = inner.std(-1, correction=0, keepdim=True)
     return (inner - inner.mean(-1, keepdim=True)) / spread
 
@@ -130,21 +139,33 @@ def standing(model: GPT2LMHeadModel, arm: str, asked: Questions) -> Tensor:
 def groups(asked: Questions) -> dict[str, Tensor]:
     """Tell which nodes are which at each step: GROUPS -> masks (N,LONGEST,NODES).
 
-    Up to the target's depth; nodes that the question names are in no group.
+    Up to the target's depth; nodes that the question names are in no group. A node off
+    the path may lie on another one: dead ends lead to the target by none.
     """
     step = torch.arange(1, LONGEST + 1)[:, None]
     none = torch.zeros(len(asked), NODES, dtype=torch.bool)
     named, path = none.scatter(1, asked.named, True), none.scatter(1, asked.path, True)
     distance, other, path = (x[:, None] for x in (asked.distance, asked.other, path))
     counted = ~named[:, None] & (step <= asked.depth[:, None, None])
+    leads = leading(asked)[:, None]
     found = {
         "path": (distance == step) & path,
         "frontier": (distance == step) & ~path,
+        "dead_end": (distance == step) & ~leads,
         "earlier": distance < step,
         "unreached": distance > step,
         "mirrored": (other == step) & (distance > step),
     }
     return {name: mask & counted for name, mask in found.items()}
+
+
+def leading(asked: Questions) -> Tensor:
+    """Tell which nodes (N,NODES) lead to the answer, itself among them."""
+    source, to = asked.edges.unbind(-1)
+    leads = torch.nn.functional.one_hot(asked.answer, NODES)
+    for _ in range(NODES):
+        leads = leads.scatter_reduce(1, source, leads.gather(1, to), "amax")
+    return leads.bool()
 
 
 def _over(stands: Tensor, one: Tensor, two: Tensor) -> np.ndarray:
@@ -176,6 +197,7 @@ def frontier_parts(
         "frontier_pause": over["pause"],
         "frontier_over_pause": over["coconut"] - over["pause"],
         "frontier_untrained": over["untrained"],
+        "dead_end_over_unreached": _over(thoughts, of["dead_end"], unreached),
         "path_over_unreached": _over(thoughts, of["path"], unreached),
         "earlier_over_unreached": _over(thoughts, of["earlier"], unreached),
         "coconut": right["coconut"],

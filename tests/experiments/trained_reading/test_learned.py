@@ -40,11 +40,12 @@ def test_committed_readers_read_what_is_committed():
 
 
 def test_every_training_is_there():
-    assert len(learned.costs()) == len(make_learn.THINKERS) + len(make_learn.READERS)
+    jobs = make_learn.THINKERS + make_learn.READERS + make_learn.SEARCHERS
+    assert {*learned.costs().job} == {"-".join(map(str, job)) for job in jobs}
     rows = learned.readings()
     kinds = set(zip(rows.kind, rows.seed, rows.fold))
     assert kinds == {(k, seed, fold) for k, fold, seed in make_learn.READERS}
-    for which in ("thinkers", "readers"):
+    for which in learned.WEIGHTS:
         assert all(x.isfinite().all() for x in learned._weights(which).values())
 
 

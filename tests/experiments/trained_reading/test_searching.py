@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from experiments.trained_reading import frontier, graphs, searching
+from experiments.trained_reading import frontier, graphs, learned, searching
 from experiments.trained_reading.graphs import EDGES, HALF, NEVER, NODES
 from harness import claims, judge
 
@@ -195,6 +195,19 @@ def test_training_is_seeded_and_learns(arm):
         searching.train("thought", KNOWN)
 
 
+def test_committed_searchers_give_the_committed_answers():
+    questions, rows = searching.held_out(), learned.searches()
+    assert set(zip(rows.arm, rows.seed)) == {
+        (arm, seed) for arm in searching.ARMS for seed in learned.SEEDS
+    }
+    assert all(len(digits) == len(questions) for digits in rows.right)
+    for arm, model in learned.searchers(0).items():
+        said, _ = searching.reply(model, arm, questions)
+        (digits,) = rows.right[(rows.arm == arm) & (rows.seed == 0)]
+        same = (said == questions.answer).int() == torch.tensor(list(map(int, digits)))
+        assert same.double().mean() > 0.995
+
+
 # --- planted answers and thoughts, whose verdicts are known beforehand ---------------
 
 
@@ -255,6 +268,12 @@ def test_groups_are_told_apart_and_leave_out_what_is_named():
     of = frontier.groups(ASKED)
     each = torch.stack([of[x] for x in ("path", "frontier", "earlier", "unreached")])
     assert (each.sum(0) <= 1).all() and each.any()
+    for i in range(30):
+        edges, answer = ASKED.edges[i].tolist(), int(ASKED.answer[i])
+        leads = [steps_from(node, edges)[answer] < NEVER for node in range(NODES)]
+        assert frontier.leading(ASKED)[i].tolist() == leads
+        assert not of["dead_end"][i, :, leads].any()
+    assert not (of["dead_end"] & ~of["frontier"]).any()
     named = one_hot(ASKED.named, NODES).sum(1).bool()
     assert not (each.any(0) & named[:, None]).any()
     assert (of["unreached"] | ~of["mirrored"]).all()
