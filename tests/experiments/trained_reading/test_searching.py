@@ -1,6 +1,7 @@
 """Graphs, the models that search them in thoughts, and planted ones in their place."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -211,6 +212,12 @@ def test_committed_searchers_give_the_committed_answers():
 # --- planted answers and thoughts, whose verdicts are known beforehand ---------------
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    few = functools.partial(frontier.over_seeds, resamples=300)
+    monkeypatch.setattr(frontier, "over_seeds", few)
+
+
 def verdict(claim, parts):
     rows = [claims.measured(claim, k, e, cell="planted") for k, e in parts.items()]
     return judge.judge(claim, rows, "mini").verdict
@@ -226,7 +233,7 @@ def verdict(claim, parts):
         ({"none": 0.5, "pause": 0.5, "text": 0.5, "coconut": 0.5}, "not tested"),
     ],
 )
-def test_t5_says_what_was_planted(shares, expected):
+def test_t5_says_what_was_planted(few_draws, shares, expected):
     draw = np.random.default_rng(0)
     right = {arm: draw.random((3, 1000)) < p for arm, p in shares.items()}
     right = {arm: hits.astype(float) for arm, hits in right.items()}
@@ -254,7 +261,7 @@ def stands_of(*names):
         (("path", "frontier"), "frontier", "partly"),  # no feeding back is needed
     ],
 )
-def test_t6_says_what_was_planted(thought, pause, expected):
+def test_t6_says_what_was_planted(few_draws, thought, pause, expected):
     stands = {"coconut": stands_of(*thought), "pause": stands_of(pause)}
     stands["pause"] *= pause == "frontier"
     stands["untrained"] = 0 * stands["pause"]
