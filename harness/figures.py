@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from IPython.display import Image
     from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
 
     from helpers.models import LM
 
@@ -127,7 +128,15 @@ def _model(lm: LM) -> dict:
         "name": _public(name),
         "revision": revision or "",
         "sha256": digest,
+        "parameters": _size(lm.model),
         "device": str(lm.device).split(":")[0],
         "dtype": str(lm.dtype).removeprefix("torch."),
     }
     return about | ({"source": source} if source else {})
+
+
+def _size(model: PreTrainedModel) -> int:
+    """Count a model's parameters outside its embeddings and its head."""
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    outside = {id(table.weight) for table in tables if table is not None}
+    return sum(w.numel() for w in model.parameters() if id(w) not in outside)

@@ -5,6 +5,7 @@
     paired             two sets' gains on the same prompts, both in one bin
     pair_differences   R7's cells: pair of public sets, rule and bin -> Estimate
     estimates_table    either of them as a frame
+    by_size            the mean gains in the wide bin, smallest model first
 
 gain_bits is JS(P(.|top), q) - JS(P(.|m), q) at step 1, in bits: how much
 nearer a concept token m leads to q, the mixture of what follows its tokens, than its
@@ -20,7 +21,8 @@ from experiments.stats import Estimate, bootstrap, clustered
 
 RULES = ("raw, k 20", "as written")
 BINS = {"p_max .3-.5": (0.3, 0.5), "p_max .5-.8": (0.5, 0.8)}
-BINS |= {"p_max .3-.8": (0.3, 0.8)}  # upper ends are in, and .3
+WIDEST = "p_max .3-.8"
+BINS |= {WIDEST: (0.3, 0.8)}  # upper ends are in, and .3
 COLUMNS = ("prompt", "template", "p_max", "rule", "gain_bits")
 NO_PAIR = "it compares public models on the same prompts, and fewer than two were run"
 Cell = tuple[str, str, str]  # set, or pair of sets; rule; bin
@@ -101,3 +103,21 @@ def estimates_table(estimates: dict[Cell, Estimate], first: str) -> pd.DataFrame
     order = {word: k for k, word in enumerate([*RULES, *BINS])}
     how = {"key": lambda column: column.map(order), "ignore_index": True}
     return frame.sort_values(["rule", "bin"], kind="stable", **how)
+
+
+def by_size(means: dict[Cell, Estimate], sizes: dict[str, int]) -> pd.DataFrame:
+    """List the mean gains in the wide bin, smallest model first.
+
+    sizes: parameters of each set's model, named with it; sets without are left out.
+    -> model, rule, parameters, value, low, high, n.
+    """
+    rows = [
+        {"model": f"{name}, {sizes[name] / 1e6:,.3g} M", "rule": rule}
+        | {"parameters": sizes[name]}
+        | e.columns()
+        for (name, rule, inside), e in means.items()
+        if name in sizes and inside == WIDEST
+    ]
+    heads = ["model", "rule", "parameters", "value", "low", "high", "n"]
+    frame = pd.DataFrame(rows, columns=heads)
+    return frame.sort_values("parameters", kind="stable", ignore_index=True)

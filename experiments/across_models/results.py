@@ -2,6 +2,7 @@
 
     read_results    one csv of all sets, with the column `set`
     describe_sets   which sets were run, on which models, by which notebooks
+    base_sizes      the size of each set's base model
 
 No model is loaded: what is read lies in figures/<set>/.
 """
@@ -76,3 +77,20 @@ def describe_sets(folders: Folders | None = None) -> pd.DataFrame:
             "notebooks": " ".join(numbers),
         }
     return pd.DataFrame(rows).T.rename_axis("set")
+
+
+def base_sizes(folders: Folders | None = None) -> dict[str, int]:
+    """Read the size of each set's base model, where notebook 02's provenance says it.
+
+    Counted are the parameters outside the embeddings and the head.
+    """
+    found = {}
+    for set_name, folder in (set_folders() if folders is None else folders).items():
+        path = folder / "02_provenance.json"
+        if path.exists():
+            base = json.loads(path.read_text(encoding="utf-8"))["models"].get(
+                "base", {}
+            )
+            if "parameters" in base:
+                found[set_name] = int(base["parameters"])
+    return found

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from harness import alt_text, charts, figures, safe_text
+from tests.tiny import tiny_model
 
 FRAME = pd.DataFrame(
     {
@@ -141,6 +142,7 @@ def test_series_differ_by_more_than_colour():
 
 class Loaded:
     name, revision, device, dtype = "", "", "cpu", "torch.float32"
+    model = tiny_model("gpt2")
 
 
 def test_provenance_names_no_folder_and_stays_the_same(tmp_path):
@@ -150,6 +152,9 @@ def test_provenance_names_no_folder_and_stays_the_same(tmp_path):
         about = json.loads((tmp_path / "09_provenance.json").read_text())
         assert about["parameters"] == {"SET": "x", "BASE": "model", "N": 3}
         assert about["models"]["base"]["dtype"] == "float32"
+        tables, whole = (100 + 64) * 32, Loaded.model.num_parameters()
+        # positions count: they are no tokens' embeddings
+        assert about["models"]["base"]["parameters"] == whole - tables + 64 * 32
         assert about["versions"]["torch"] and "/some" not in json.dumps(about)
 
 
