@@ -7,11 +7,13 @@ strip_volatile    a notebook's bytes without what changes from run to run
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import nbformat
+from nbstripout import strip_output
 
 from harness import files
 from harness.publish.blocks import fill_blocks, keep_costs, keep_seeds
@@ -21,8 +23,8 @@ from harness.publish.site import executed_notebooks
 if TYPE_CHECKING:
     from harness.run.notebook_process import NotebookProcess
 
-VOLATILE = "metadata.papermill cell.metadata.papermill cell.metadata.execution "
-VOLATILE += "metadata.language_info.version"
+VOLATILE = ["metadata.papermill", "metadata.language_info.version", "metadata.widgets"]
+VOLATILE += ["cell.metadata.papermill", "cell.metadata.execution"]
 
 INSTALLED = re.compile(rb"/[^\s\"]*/(?=site-packages/)")  # where a warning comes from
 # In a parameters cell: where a model's folder lay, before its own name.
@@ -79,13 +81,12 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def strip_volatile(notebook: bytes) -> bytes:
     """A notebook with its outputs and counts, without volatile metadata or paths."""
-    command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-count"]
-    done = subprocess.run(
-        [*command, "--extra-keys", VOLATILE], input=notebook, capture_output=True
-    )
-    if done.returncode:
-        raise ValueError(f"nbstripout: {done.stderr.decode(errors='replace')[-200:]}")
-    lines = done.stdout.splitlines(keepends=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # as nbstripout's own command does
+        cells = nbformat.reads(notebook.decode("utf-8"), nbformat.NO_CONVERT)
+        kept = {"keep_output": True, "keep_count": True, "keep_id": False}
+        text = nbformat.writes(strip_output(cells, **kept, extra_keys=VOLATILE))
+    lines = f"{text}\n".encode().splitlines(keepends=True)
     for i, line in enumerate(lines):
         if b"site-packages/" in line:  # elsewhere, as in a picture, a search is long
             lines[i] = INSTALLED.sub(b"", line)

@@ -72,6 +72,17 @@ def test_a_published_warning_does_not_say_where_a_package_is_installed():
     assert b"and/or b" in text
 
 
+def test_what_changes_from_run_to_run_is_not_published():
+    cell = nb.new_code_cell("1", execution_count=3, metadata={"papermill": {"t": 1}})
+    notebook = nb.new_notebook(cells=[cell])
+    notebook.metadata = {"widgets": {"state": 1}, "papermill": 2, "language_info": {}}
+    notebook.metadata.language_info = {"name": "python", "version": "3.12.1"}
+    text = pages.strip_volatile(nbformat.writes(notebook).encode())
+    assert b"papermill" not in text and b"widgets" not in text
+    assert b"3.12" not in text and b'"execution_count": 3' in text
+    assert text.endswith(b"}\n") and pages.strip_volatile(text) == text
+
+
 def test_provenance_has_the_parameters_but_not_where_results_go(executed):
     text = (executed / "f" / "02_provenance.json").read_text()
     assert '"N_PROMPTS": 3' in text and "_DIR" not in text
