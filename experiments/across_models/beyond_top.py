@@ -112,7 +112,7 @@ def by_size(means: dict[Cell, Estimate], sizes: dict[str, int]) -> pd.DataFrame:
     -> model, rule, parameters, value, low, high, n.
     """
     rows = [
-        {"model": f"{name}, {sizes[name] / 1e6:,.3g} M", "rule": rule}
+        {"model": f"{name}, {_millions(sizes[name])}", "rule": rule}
         | {"parameters": sizes[name]}
         | e.columns()
         for (name, rule, inside), e in means.items()
@@ -121,3 +121,9 @@ def by_size(means: dict[Cell, Estimate], sizes: dict[str, int]) -> pd.DataFrame:
     heads = ["model", "rule", "parameters", "value", "low", "high", "n"]
     frame = pd.DataFrame(rows, columns=heads)
     return frame.sort_values("parameters", kind="stable", ignore_index=True)
+
+
+def _millions(count: int) -> str:
+    """Write a number of parameters: 0.83 M, 106 M, 1,310 M."""
+    millions = count / 1e6
+    return f"{millions:,.0f} M" if millions >= 10 else f"{millions:.2g} M"
