@@ -1,7 +1,6 @@
 """What thoughts about a graph are worth, and which nodes they hold (T5, T6).
 
     over_seeds      estimate a mean over training seeds and problems, both drawn
-    held_out        the questions that were asked
     right_answers   which answers are right, by arm; answer_parts: T5's parts
     answer_table    shares of right answers by arm, depth and training seed, to draw
     standings       how high every node stands in every thought, by what is asked of
@@ -70,11 +69,6 @@ def over_seeds(
         means[i] = rows[draw.integers(n, size=n)].mean()
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(table.mean()), float(low), float(high), n, seed)
-
-
-def held_out() -> Questions:
-    """Make the questions that every model was asked."""
-    return searching.held_out()
 
 
 def right_answers() -> dict[str, np.ndarray]:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
-from tqdm import trange
 
 from experiments.prompts import CHORES
+from experiments.trained_reading.training import fit
 from models.corpus import sample_document
 from models.facts import CAPITALS, JOURNEYS
 
@@ -105,25 +105,24 @@ def train_reader(
 
     report(step, model): called before the first step and after every one.
     """
-    torch.set_num_threads(1)
     model = copy.deepcopy(lm.model).requires_grad_(False)
     parameters = [module.weight.requires_grad_() for _, module in _matrices(model)]
     optimiser = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.0)
     draw = torch.Generator().manual_seed(seed)
     source = contexts(lm, fold, seed)
     loss_of = _reader_loss if kind == "reader" else _control_loss
-    bar = trange(steps, desc=f"{kind} {fold} {seed}", disable=None, leave=False)
-    for step in bar:
+
+    def loss_at(step: int) -> Tensor:
         if report:
             report(step, model)
         members = MEMBERS[len(MEMBERS) * step // steps]
-        loss = loss_of(model, lm.model, next(source), members, draw)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        return loss_of(model, lm.model, next(source), members, draw)
+
+    def rate_at(step: int) -> float:
         rise = min(1, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / steps)) / 2
-        optimiser.param_groups[0]["lr"] = PEAK_LR * rise
-        optimiser.step()
+        return PEAK_LR * rise
+
+    fit(optimiser, loss_at, rate_at, steps, f"{kind} {fold} {seed}")
     if report:
         report(steps, model)
     return model

@@ -26,12 +26,11 @@ learn to join; here an edge is one position, the sum of two embeddings, "from a"
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import trange
 from transformers import Cache, GPT2Config, GPT2LMHeadModel
 
 from experiments.trained_reading.graphs import (
@@ -46,6 +45,7 @@ from experiments.trained_reading.graphs import (
     ask,
     make_graphs,
 )
+from experiments.trained_reading.training import fit
 
 ARMS = ("none", "pause", "text", "coconut")
 WIDTH, LAYERS, HEADS = 48, 2, 4
@@ -97,19 +97,17 @@ def train(
     """
     if arm not in ARMS:
         raise ValueError(f"arm {arm!r}: expected one of {', '.join(ARMS)}")
-    torch.set_num_threads(1)
     model = new_model(seed)
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
     draw = torch.Generator().manual_seed(seed)
-    for step in trange(steps, desc=f"{arm} {seed}", disable=None, leave=False):
+
+    def loss_at(step: int) -> Tensor:
         picked = torch.randint(len(graphs), (BATCH,), generator=draw)
         replaced = sum(step / steps >= stage for stage in STAGES)
-        loss = _loss(model, arm, ask(graphs.take(picked), draw), replaced)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.param_groups[0]["lr"] = learning_rate(step, steps)
-        optimiser.step()
+        return _loss(model, arm, ask(graphs.take(picked), draw), replaced)
+
+    rate_at = partial(learning_rate, steps=steps)
+    fit(optimiser, loss_at, rate_at, steps, f"{arm} {seed}")
     return model.eval()
 
 

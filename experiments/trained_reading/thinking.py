@@ -24,11 +24,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import trange
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from experiments.trained_reading.signed_sums import (
@@ -39,6 +39,7 @@ from experiments.trained_reading.signed_sums import (
     VOCABULARY,
     Problems,
 )
+from experiments.trained_reading.training import fit
 
 KINDS = ("mixture", "token", "pause", "hidden", "coconut")
 THOUGHTS = COUNT - 1
@@ -77,18 +78,16 @@ def train(
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
-    torch.set_num_threads(1)
     model = new_model(width, seed)
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
     draw = torch.Generator().manual_seed(seed)
-    for step in trange(steps, desc=f"{kind} {width} {seed}", disable=None, leave=False):
+
+    def loss_at(step: int) -> Tensor:
         batch = problems.take(torch.randint(len(problems), (BATCH,), generator=draw))
-        loss = _loss(model, kind, batch, step / steps)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.param_groups[0]["lr"] = learning_rate(step, steps)
-        optimiser.step()
+        return _loss(model, kind, batch, step / steps)
+
+    rate_at = partial(learning_rate, steps=steps)
+    fit(optimiser, loss_at, rate_at, steps, f"{kind} {width} {seed}")
     return model.eval()
 
 

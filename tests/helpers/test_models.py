@@ -317,6 +317,12 @@ def test_the_head_s_weight_is_not_repeated_for_every_row(folder):
         assert ((4, 32, 100) in seen.shapes) == repeats  # rows, width, vocabulary
 
 
+def test_a_loaded_model_can_be_handed_to_another_process(folder):
+    model = load(str(folder), device="cpu").model
+    copy, ids = pickle.loads(pickle.dumps(model)), torch.arange(5)[None]
+    assert torch.equal(copy(ids).logits, model(ids).logits)
+
+
 def test_chat_prompt_needs_a_template():
     lm = LM(tiny_model("qwen2"), tiny_tokenizer(), "plain")
     with pytest.raises(ValueError, match="^plain has no chat template[^\n]*$"):
