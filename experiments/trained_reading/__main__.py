@@ -98,7 +98,8 @@ def learn_searcher(name: str, seed: int) -> tuple[dict, Tables]:
     state = model.transformer.state_dict()
     tensors = {key: t.half().contiguous() for key, t in state.items()}
     model, asked = learned.restore(tensors, searching.new_model()), searching.held_out()
-    right = searching.reply(model, arm, asked)[0] == asked.answer
+    between, _ = searching.ARMS[arm]
+    right = searching.reply(model, between, asked)[0] == asked.answer
     digits = "".join(map(str, right.int().tolist()))
     return tensors, {"searches": [{"arm": arm, "seed": seed, "right": digits}]}
 
@@ -124,7 +125,7 @@ def is_kept(name: str) -> bool:
     if name.startswith(reader.KINDS):
         return name.startswith("reader") and name.endswith("-0")
     if name.startswith(learned.GRAPH):
-        return name.removeprefix(learned.GRAPH).startswith(learned.THINKING)
+        return name.removeprefix(learned.GRAPH).split("-")[0] in learned.THINKING
     return f"-{thinking.WIDTH}-" in name
 
 

@@ -1,13 +1,13 @@
 """What thoughts about a graph are worth, and which nodes they hold (T5, T6).
 
-    over_seeds      estimate a mean over training seeds and problems, both drawn
     right_answers   which answers are right, by arm; answer_parts: T5's parts
     answer_table    shares of right answers by arm, depth and training seed, to draw
     standings       how high every node stands in every thought, by what is asked of
     groups          which nodes are which, at each step of the search
     frontier_parts  T6's parts; frontier_table: how high each group stands, to draw
 
-S training seeds answer the same N questions. Intervals draw both.
+S training seeds answer the same N questions. Each seed is judged alone (as in T1 to T4),
+so that no interval over three of anything is needed. Intervals draw problems.
 """
 
 from __future__ import annotations
@@ -17,25 +17,22 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
-from experiments.stats import Estimate, bootstrap
+from experiments.stats import Estimate, bootstrap, paired_difference
 from experiments.trained_reading import learned, searching
 from experiments.trained_reading.graphs import DEPTHS, LONGEST, NODES, Questions
 
 LABELS = {
     "none": "nothing",
+    "none_long": f"nothing, {searching.LONGER} times the steps",
     "pause": "pause tokens",
+    "pause_long": f"pause tokens, {searching.LONGER} times the steps",
     "text": "the path as text",
     "coconut": "hidden states (COCONUT)",
 }
-PAIRS = {
-    "coconut_over_pause": "pause",
-    "coconut_over_none": "none",
-    "coconut_over_text": "text",
-}
+AGAINST = ("pause", "none", "pause_long", "none_long", "text")  # what T5 compares
 ASKED_OF = {
     "coconut": "hidden states fed back",
     "pause": "pause tokens",
@@ -50,26 +47,6 @@ GROUPS = {
     "mirrored": "the other start's frontier",
 }
 FROM_STEP = 2  # step 1 is read off the question, without any thought
-RESAMPLES = 2000
-
-
-def over_seeds(
-    values: ArrayLike, seed: int = 0, resamples: int = RESAMPLES
-) -> Estimate:
-    """Estimate the mean of values (S,N): training seeds and problems, both drawn.
-
-    All seeds are asked the same problems: a draw is of whole rows and whole columns.
-    n counts problems.
-    """
-    table = np.asarray(values, dtype=np.float64)
-    (seeds, n), draw = table.shape, np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for i in range(resamples):
-        rows = table[draw.integers(seeds, size=seeds)].mean(0)
-        means[i] = rows[draw.integers(n, size=n)].mean()
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(table.mean()), float(low), float(high), n, seed)
-
 
 def right_answers() -> dict[str, np.ndarray]:
     """Read which answers are right: arm -> (S,N) of 0 and 1."""
@@ -82,11 +59,15 @@ def right_answers() -> dict[str, np.ndarray]:
     }
 
 
-def answer_parts(right: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Estimate]:
-    """Estimate T5's parts from right_answers."""
-    parts = {arm: over_seeds(hits, seed) for arm, hits in right.items()}
-    for part, other in PAIRS.items():
-        parts[part] = over_seeds(right["coconut"] - right[other], seed)
+def answer_parts(
+    right: Mapping[str, np.ndarray], trained: int, seed: int = 0
+) -> dict[str, Estimate]:
+    """Estimate T5's parts of one training seed (a row) from right_answers."""
+    hits = {arm: of_seeds[trained] for arm, of_seeds in right.items()}
+    parts = {arm: bootstrap(column, seed=seed) for arm, column in hits.items()}
+    for arm in AGAINST:
+        difference = paired_difference(hits["coconut"], hits[arm], seed=seed)
+        parts[f"coconut_over_{arm}"] = difference
     return parts
 
 
@@ -138,9 +119,10 @@ def groups(asked: Questions) -> dict[str, Tensor]:
     """
     step = torch.arange(1, LONGEST + 1)[:, None]
     none = torch.zeros(len(asked), NODES, dtype=torch.bool)
-    named, path = none.scatter(1, asked.named, True), none.scatter(1, asked.path, True)
-    distance, other, path = (x[:, None] for x in (asked.distance, asked.other, path))
-    counted = ~named[:, None] & (step <= asked.depth[:, None, None])
+    nodes = asked.named, asked.path, asked.other_path
+    named, path, other_path = (none.scatter(1, ids, True)[:, None] for ids in nodes)
+    distance, other = asked.distance[:, None], asked.other[:, None]
+    counted = ~named & (step <= asked.depth[:, None, None])
     leads = leading(asked)[:, None]
     found = {
         "path": (distance == step) & path,
@@ -148,7 +130,7 @@ def groups(asked: Questions) -> dict[str, Tensor]:
         "dead_end": (distance == step) & ~leads,
         "earlier": distance < step,
         "unreached": distance > step,
-        "mirrored": (other == step) & (distance > step),
+        "mirrored": (other == step) & (distance > step) & ~other_path,
     }
     return {name: mask & counted for name, mask in found.items()}
 
@@ -163,10 +145,10 @@ def leading(asked: Questions) -> Tensor:
 
 
 def _over(stands: Tensor, one: Tensor, two: Tensor) -> np.ndarray:
-    """Mean of one mask's nodes less that of another's: (S,N) of problems with both."""
+    """Mean of one mask's nodes less that of another's: (N,) of problems with both."""
     one, two = one[:, FROM_STEP - 1 :], two[:, FROM_STEP - 1 :]
     both = one.any(-1).any(-1) & two.any(-1).any(-1)
-    late = stands[:, both, FROM_STEP - 1 :]
+    late = stands[both, FROM_STEP - 1 :]
     means = [
         (late * mask[both]).sum((-1, -2)) / mask[both].sum((-1, -2))
         for mask in (one, two)
@@ -178,25 +160,29 @@ def frontier_parts(
     stands: Mapping[str, Tensor],
     asked: Questions,
     right: Mapping[str, np.ndarray],
+    trained: int,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Estimate T6's parts, in standard deviations, from standings and right_answers."""
-    of = groups(asked)
+    """Estimate T6's parts, in standard deviations, from standings and right_answers.
+
+    trained: the training seed, a row of both. The untrained model is the same for all.
+    """
+    of, thoughts = groups(asked), stands["coconut"][trained]
     frontier, unreached = of["frontier"], of["unreached"]
-    over = {name: _over(x, frontier, unreached) for name, x in stands.items()}
-    thoughts = stands["coconut"]
+    found = _over(thoughts, frontier, unreached)
+    pause = _over(stands["pause"][trained], frontier, unreached)
     columns = {
-        "frontier_over_unreached": over["coconut"],
+        "frontier_over_unreached": found,
         "frontier_over_mirrored": _over(thoughts, frontier, of["mirrored"]),
-        "frontier_pause": over["pause"],
-        "frontier_over_pause": over["coconut"] - over["pause"],
-        "frontier_untrained": over["untrained"],
+        "frontier_pause": pause,
+        "frontier_over_pause": found - pause,
+        "frontier_untrained": _over(stands["untrained"][0], frontier, unreached),
         "dead_end_over_unreached": _over(thoughts, of["dead_end"], unreached),
         "path_over_unreached": _over(thoughts, of["path"], unreached),
         "earlier_over_unreached": _over(thoughts, of["earlier"], unreached),
-        "coconut": right["coconut"],
+        "coconut": right["coconut"][trained],
     }
-    return {name: over_seeds(column, seed) for name, column in columns.items()}
+    return {name: bootstrap(column, seed=seed) for name, column in columns.items()}
 
 
 def frontier_table(
@@ -205,6 +191,7 @@ def frontier_table(
     """Tabulate how high each group stands: group, of, line (thought), value, low, high.
 
     Thoughts 1 to 3; at the fourth, few nodes are left that the question does not name.
+    Of each problem the mean of the training seeds.
     """
     rows = []
     for (name, mask), t in ((g, t) for g in groups(asked).items() for t in range(3)):
@@ -218,5 +205,5 @@ def frontier_table(
                 "of": ASKED_OF[of],
                 "line": f"thought {t + 1}",
             }
-            rows.append(row | vars(over_seeds(mean, seed, resamples=500)))
+            rows.append(row | vars(bootstrap(mean.mean(0), resamples=500, seed=seed)))
     return pd.DataFrame(rows)

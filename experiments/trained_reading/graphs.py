@@ -7,8 +7,8 @@
 
 In the manner of ProsQA (Hao et al. 2024, 2412.06769), its concepts as single tokens as
 in Zhu et al. 2025 (2505.12514). A graph is two halves that are drawn alike, so that a
-question has a mirrored one, from the other start, whose answer is the other target:
-without following edges from the start there is nothing to know the answer by.
+question has a mirrored one, from the other start, whose answer is the other target. The
+degrees of a start and of both targets say next to nothing of which is whose (a test).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Graphs:
     edges (N,EDGES,2): from, to. distance (N,2,NODES): steps from either start, or
     NEVER. target (N,2): of either start. path (N,2,LONGEST): the nodes of a shortest
     way there, start left out, the target repeated. depth (N,): its length. kind (N,):
-    alike where two graphs are the same but for their nodes' numbers.
+    alike where two graphs, with their starts, are the same but for their nodes' numbers;
+    their targets may differ.
     """
 
     edges: Tensor
@@ -63,13 +64,14 @@ class Questions:
     """N questions, as token ids.
 
     edges (N,EDGES,2): from, to. named (N,3): the candidates in random order, the start.
-    path (N,LONGEST): as in Graphs. depth, answer (N,). distance, other (N,NODES): steps
-    from the start, and from the other one.
+    path, other_path (N,LONGEST): as in Graphs, from the start and from the other one.
+    depth, answer (N,). distance, other (N,NODES): steps from either.
     """
 
     edges: Tensor
     named: Tensor
     path: Tensor
+    other_path: Tensor
     depth: Tensor
     answer: Tensor
     distance: Tensor
@@ -131,8 +133,8 @@ def _draw_graphs(count: int, depth: int, draw: Generator) -> Graphs:
     path += [target] * (LONGEST - depth)
     edges = edge.nonzero()[:, 1:].view(-1, EDGES, 2)
     depths = torch.full((len(edge),), depth)
-    kind = _kind(edge, target)
-    return Graphs(edges, distance, target, torch.stack(path, -1), depths, kind)
+    path = torch.stack(path, -1)
+    return Graphs(edges, distance, target, path, depths, _kind(edge))
 
 
 def distances(edge: Tensor) -> Tensor:
@@ -146,8 +148,8 @@ def distances(edge: Tensor) -> Tensor:
     return found
 
 
-def _kind(edge: Tensor, target: Tensor) -> Tensor:
-    """Hash graphs (N,) so that a renaming of nodes changes nothing.
+def _kind(edge: Tensor) -> Tensor:
+    """Hash graphs with their starts (N,) so that renaming nodes changes nothing.
 
     By colours that are refined with those of the neighbours (Weisfeiler and Lehman
     1968); graphs that it cannot tell apart count as one kind, too.
@@ -159,7 +161,6 @@ def _kind(edge: Tensor, target: Tensor) -> Tensor:
 
     colour = torch.zeros(len(edge), NODES, dtype=torch.int64)
     colour[:, [0, HALF]] = 1
-    colour.scatter_(1, target, 2)
     for _ in range(HALF):
         near = mix(colour + 3)
         after, before = (edge * near[:, None]).sum(2), (edge * near[:, :, None]).sum(1)
@@ -183,9 +184,10 @@ def ask(graphs: Graphs, draw: Generator) -> Questions:
     answer = named(graphs.target)[each, start]
     candidates = named(graphs.target).gather(1, torch.stack([swap, 1 - swap], 1))
     asked = torch.cat([candidates, named(start[:, None] * HALF)], 1)
-    path = named(graphs.path)[each, start]
+    paths = named(graphs.path)
+    path, other_path = paths[each, start], paths[each, 1 - start]
     back = names.argsort(-1)  # name -> node
     distance = graphs.distance[each, start].gather(1, back)
     other = graphs.distance[each, 1 - start].gather(1, back)
-    truth = path, graphs.depth, answer, distance, other
+    truth = path, other_path, graphs.depth, answer, distance, other
     return Questions(edges, asked, *truth)

@@ -6,17 +6,18 @@
     reply       the answers of a model, and what it thought
     known, held_out   what is trained on, and what is asked
 
-All arms have the same parameters, graphs, batches and steps.
+All arms have the same parameters, graphs and batches, and all but two as many steps.
 
     none      nothing; learns the answer alone
     text      the path, node by node; learns path and answer
     pause     with COCONUT's curriculum: it begins as `text`, then one node more, from
               the left, is replaced by a pause token and no longer learned
     coconut   the same, replaced by the model's own last hidden state
+    none_long, pause_long   as none and pause, with LONGER times as many steps
 
 What they cost: a training step calls the model once, and for coconut with k nodes
-replaced k + 2 times, its prompt only once. An answer costs 1 call without thoughts, as
-many as the path has nodes and 2 more as text, LONGEST + 2 with thoughts of either kind.
+replaced k + 2 times, its prompt only once: 3.9 times on average over STAGES. An answer
+takes 2 calls with nothing before it, LONGEST + 2 with thoughts of either kind or text.
 
 COCONUT is Hao et al. 2024 (2412.06769); two layers and single tokens for nodes as in
 Zhu et al. 2025 (2505.12514). Their edges are three tokens, which the first layer must
@@ -47,9 +48,17 @@ from experiments.trained_reading.graphs import (
 )
 from experiments.trained_reading.training import fit
 
-ARMS = ("none", "pause", "text", "coconut")
 WIDTH, LAYERS, HEADS = 48, 2, 4
 STEPS, BATCH, PEAK_LR, WARMUP = 2500, 64, 3e-3, 100
+LONGER = 4  # as coconut calls its model 3.9 times in a step
+ARMS = {  # name -> what precedes the answer, steps of training
+    "none": ("none", STEPS),
+    "pause": ("pause", STEPS),
+    "text": ("text", STEPS),
+    "coconut": ("coconut", STEPS),
+    "none_long": ("none", LONGER * STEPS),
+    "pause_long": ("pause", LONGER * STEPS),
+}
 STAGES = (0.3, 0.4, 0.5, 0.6)  # of training: there one node more is replaced
 KNOWN, ASKED = 20_000, 2_000  # graphs to train on, and held out
 IGNORED = -100  # no label, to cross_entropy
@@ -89,14 +98,16 @@ def new_model(seed: int = 0) -> GPT2LMHeadModel:
 
 
 def train(
-    arm: str, graphs: Graphs, seed: int = 0, steps: int = STEPS
+    arm: str, graphs: Graphs, seed: int = 0, steps: int | None = None
 ) -> GPT2LMHeadModel:
     """Train one model of an arm; seed: of its weights and of the questions.
 
-    ValueError for an unknown arm.
+    steps: the arm's, or fewer to try it. ValueError for an unknown arm.
     """
     if arm not in ARMS:
         raise ValueError(f"arm {arm!r}: expected one of {', '.join(ARMS)}")
+    between, of_arm = ARMS[arm]
+    steps = steps or of_arm
     model = new_model(seed)
     optimiser = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98))
     draw = torch.Generator().manual_seed(seed)
@@ -104,7 +115,7 @@ def train(
     def loss_at(step: int) -> Tensor:
         picked = torch.randint(len(graphs), (BATCH,), generator=draw)
         replaced = sum(step / steps >= stage for stage in STAGES)
-        return _loss(model, arm, ask(graphs.take(picked), draw), replaced)
+        return _loss(model, between, ask(graphs.take(picked), draw), replaced)
 
     rate_at = partial(learning_rate, steps=steps)
     fit(optimiser, loss_at, rate_at, steps, f"{arm} {seed}")
@@ -119,21 +130,23 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_LR * (0.02 + 0.98 * min(1.0, left))
 
 
-def _loss(model: GPT2LMHeadModel, arm: str, batch: Questions, replaced: int) -> Tensor:
+def _loss(
+    model: GPT2LMHeadModel, between: str, batch: Questions, replaced: int
+) -> Tensor:
     """Compute a batch's loss. replaced: how many nodes are thoughts by now."""
     embed, question = model.transformer.wte, _question(model, batch)
-    if arm == "none":
+    if between == "none":
         mark = embed(torch.full_like(batch.answer, ANSWER))[:, None]
         hidden, _ = _run(model, torch.cat([question, mark], 1))
         return cross_entropy(model.lm_head(hidden[:, -1]), batch.answer)
-    text = _text(batch, 0 if arm == "text" else replaced)
+    text = _text(batch, 0 if between == "text" else replaced)
     fed = embed(text[:, :-1].clamp_min(0))
-    if arm == "coconut" and replaced:
-        states, cache = _think(model, question, arm, replaced)
+    if between == "coconut" and replaced:
+        states, cache = _think(model, question, between, replaced)
         rest, _ = _run(model, fed, cache)
         hidden = torch.cat([states[:, -1:], rest], 1)
     else:
-        count = replaced if arm == "pause" else 0
+        count = replaced if between == "pause" else 0
         pauses = embed.weight[PAUSE].expand(len(fed), count, -1)
         hidden, _ = _run(model, torch.cat([question, pauses, fed], 1))
     logits = model.lm_head(hidden[:, -text.shape[1] :])
@@ -169,7 +182,7 @@ def _run(
 
 
 def _think(
-    model: GPT2LMHeadModel, question: Tensor, arm: str, thoughts: int
+    model: GPT2LMHeadModel, question: Tensor, between: str, thoughts: int
 ) -> tuple[Tensor, Cache]:
     """Feed a question, then thoughts -> hidden states before and at them, the cache.
 
@@ -179,7 +192,7 @@ def _think(
     states = [hidden[:, -1]]
     for _ in range(thoughts):
         fed = states[-1]
-        if arm == "pause":
+        if between == "pause":
             fed = model.transformer.wte.weight[PAUSE].expand_as(fed)
         hidden, cache = _run(model, fed[:, None], cache)
         states.append(hidden[:, -1])
@@ -188,19 +201,19 @@ def _think(
 
 @torch.no_grad()
 def reply(
-    model: GPT2LMHeadModel, arm: str, asked: Questions, thoughts: int = LONGEST
+    model: GPT2LMHeadModel, between: str, asked: Questions, thoughts: int = LONGEST
 ) -> tuple[Tensor, Tensor]:
     """Answer questions -> tokens (N,), and hidden states (N,T,D).
 
-    State number c is what coconut feeds, or would, as thought c + 1. Arms without
+    between: none, pause, text or coconut, whatever the model was trained with. State number c is what coconut feeds, or would, as thought c + 1. Arms without
     thoughts have one state, the question's. text writes a path first, greedily.
     """
-    thoughts = 0 if arm in ("none", "text") else thoughts
-    states, cache = _think(model, _question(model, asked), arm, thoughts)
+    thoughts = 0 if between in ("none", "text") else thoughts
+    states, cache = _think(model, _question(model, asked), between, thoughts)
     mark = torch.full_like(asked.answer, ANSWER)
-    said = model.lm_head(states[:, -1]).argmax(-1) if arm == "text" else mark
+    said = model.lm_head(states[:, -1]).argmax(-1) if between == "text" else mark
     answer, fed = torch.full_like(mark, PAUSE), torch.zeros_like(mark).bool()
-    for left in range(LONGEST if arm == "text" else 0, -1, -1):
+    for left in range(LONGEST if between == "text" else 0, -1, -1):
         said = said if left else mark  # too long a path: the answer now
         now = (said == ANSWER) & ~fed
         hidden, cache = _run(model, model.transformer.wte(said)[:, None], cache)
