@@ -61,21 +61,23 @@ def with_entropy(p: Tensor, target: Tensor) -> Tensor:
     """Flatten (or sharpen) p (...,V) to an entropy of `target` (...) nats.
 
     p is raised to a power between 2^-24 and 2^24, found by Chandrupatla's method, and
-    renormalised: the ranking stays, nothing else comes in. Out of reach, as where the
+    renormalised: the ranking stays, nothing else comes in, and what is 0 stays 0. Out of reach, as where the
     two likeliest are tied, the nearest end is taken.
     """
-    log_p = _probs(p).clamp_min(1e-300).log()
+    log_p = _probs(p).log()
     shape, log_p = log_p.shape, log_p.reshape(-1, log_p.shape[-1])
     target = torch.as_tensor(target).to("cpu", torch.float64)
     target = target.expand(shape[:-1]).flatten()
+    if not bool(target.isfinite().all()):
+        raise ValueError("target: expected finite entropies in nats")
 
     def powered(exponent: np.ndarray, rows: np.ndarray) -> Tensor:
         power = 2.0 ** torch.as_tensor(exponent)[:, None]
         return (log_p[torch.as_tensor(rows).long()] * power).log_softmax(-1)
 
     def excess(exponent: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        log_q = powered(exponent, rows)
-        found = -(log_q.exp() * log_q).sum(-1)
+        q = powered(exponent, rows).exp()
+        found = torch.special.entr(q).sum(-1)
         return (found - target[torch.as_tensor(rows).long()]).numpy()
 
     rows = np.arange(len(log_p), dtype=np.float64)

@@ -128,15 +128,15 @@ def _model(lm: LM) -> dict:
         "name": _public(name),
         "revision": revision or "",
         "sha256": digest,
-        "parameters": _size(lm.model),
+        "inner_parameters": _inner_parameters(lm.model),
         "device": str(lm.device).split(":")[0],
         "dtype": str(lm.dtype).removeprefix("torch."),
     }
     return about | ({"source": source} if source else {})
 
 
-def _size(model: PreTrainedModel) -> int:
-    """Count a model's parameters outside its embeddings and its head."""
+def _inner_parameters(model: PreTrainedModel) -> int:
+    """Count a model's parameters outside its embeddings and its head, biases too."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    outside = {id(table.weight) for table in tables if table is not None}
+    outside = {id(w) for table in tables if table is not None for w in table.parameters()}
     return sum(w.numel() for w in model.parameters() if id(w) not in outside)

@@ -54,6 +54,9 @@ class LM:
     revision: str = ""
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)  # graphs, bounds
 
+    def __post_init__(self) -> None:
+        _make_head_input_contiguous(self.model)
+
     @property
     def _weight(self) -> Tensor:
         return self.model.get_input_embeddings().weight
@@ -155,7 +158,6 @@ def load(
     except Exception as error:  # whatever its files make the library raise
         message = f"{name!r}: no tokenizer: {first_line(error)}"
         raise FileNotFoundError(message) from None
-    _make_head_input_contiguous(model)
     lm = LM(model, tokenizer, str(name), revision or "")
     check_embeddings(lm)
     return lm
@@ -168,8 +170,8 @@ def _make_head_input_contiguous(model: Any) -> None:
     gradients read again, or even copied, for every row of a batch: with Qwen's
     vocabulary 3 times as long for 8 rows in float32, and 300 times in bfloat16.
     """
-    head = model.get_output_embeddings()
-    if head is not None:
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None and _contiguous not in head._forward_pre_hooks.values():
         head.register_forward_pre_hook(_contiguous)
 
 

@@ -91,6 +91,6 @@ def base_sizes(folders: Folders | None = None) -> dict[str, int]:
             base = json.loads(path.read_text(encoding="utf-8"))["models"].get(
                 "base", {}
             )
-            if "parameters" in base:
-                found[set_name] = int(base["parameters"])
+            if "inner_parameters" in base:
+                found[set_name] = int(base["inner_parameters"])
     return found

@@ -415,13 +415,14 @@ def lm_eval(up: str = "") -> str:
     folder = files.ROOT / "integrations" / "lm_eval"
     rows = [
         [path.stem, row["rule"].replace("_", " ")]
-        + [f"{float(row['right']):.3f} ± {float(row['stderr']):.3f}"]
+        + ["{right} [{low}, {high}]".format(**row)]
+        + ["{over_generate} [{over_low}, {over_high}]".format(**row)]
         + [row[name] for name in ("n", "tokens", "calls", "cpu_seconds")]
         for path in sorted(folder.glob("*.csv"))
         for row in read_csv(path)
-        if "stderr" in row
+        if "over_generate" in row
     ]
-    columns = ["model", "rule", "share right ± standard error", "questions"]
+    columns = ["model", "rule", "share right", "over generate", "questions"]
     columns += ["new tokens", "forward calls", "processor seconds"]
     return markdown_table(columns, rows) if rows else NOT_MEASURED
 

@@ -53,7 +53,10 @@ def test_a_distribution_is_made_as_flat_as_asked_and_keeps_its_ranking(seed, sha
 def test_the_same_entropy_is_the_same_distribution():
     p = torch.tensor([0.6, 0.3, 0.1, 0.0]).double()
     assert torch.allclose(metrics.with_entropy(p, metrics.entropy(p)), p)
-    assert metrics.with_entropy(p, 9.0).max() < 0.7  # out of reach: no error
+    flat = metrics.with_entropy(p, 9.0)  # out of reach: no error
+    assert flat[3] == 0 and torch.allclose(flat[:3], torch.tensor(1 / 3).double())
+    with pytest.raises(ValueError, match="finite"):
+        metrics.with_entropy(p, float("nan"))
 
 
 def test_repetition_and_likeness():

@@ -154,7 +154,7 @@ def test_provenance_names_no_folder_and_stays_the_same(tmp_path):
         assert about["models"]["base"]["dtype"] == "float32"
         tables, whole = (100 + 64) * 32, Loaded.model.num_parameters()
         # positions count: they are no tokens' embeddings
-        assert about["models"]["base"]["parameters"] == whole - tables + 64 * 32
+        assert about["models"]["base"]["inner_parameters"] == whole - tables + 64 * 32
         assert about["versions"]["torch"] and "/some" not in json.dumps(about)
 
 

@@ -308,13 +308,16 @@ class Expansions(TorchDispatchMode):
 
 
 def test_the_head_s_weight_is_not_repeated_for_every_row(folder):
-    lm = load(str(folder), device="cpu")
-    x, plain = lm.embed[torch.arange(20).view(4, 5)], LM(tiny_model("gpt2"))
-    for each, repeats in ((lm, False), (plain, True)):
-        each.model.requires_grad_(False)
+    wrapped, plain = LM(tiny_model("gpt2")), LM(tiny_model("gpt2"))
+    again = LM(wrapped.model)
+    assert len(again.model.lm_head._forward_pre_hooks) == 1  # not one a wrapping
+    plain.model.lm_head._forward_pre_hooks.clear()
+    for lm in (load(str(folder), device="cpu"), wrapped, plain):
+        lm.model.requires_grad_(False)
         with Expansions() as seen:
-            next_logits(each, x)
-        assert ((4, 32, 100) in seen.shapes) == repeats  # rows, width, vocabulary
+            next_logits(lm, lm.embed[torch.arange(20).view(4, 5)])
+        repeated = (4, 32, 100) in seen.shapes  # rows, width, vocabulary
+        assert repeated == (lm is plain)
 
 
 def test_a_loaded_model_can_be_handed_to_another_process(folder):

@@ -3,10 +3,10 @@
 import ast
 import csv
 import importlib.util
-import shlex
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -63,8 +63,27 @@ def test_every_setting_is_one_that_the_folder_takes():
         words = by_rule.command("m", ROOT, settings, 5, ROOT)
         given = dict(pair.split("=") for pair in settings.split(",") if pair)
         assert set(given) <= taken and given.get("rule", KNOWN[0]) in KNOWN
-        assert ("trust_remote_code=True" in words) == bool(settings)
-        assert by_rule.TASK in shlex.split(words)
+        assert ("trust_remote_code=True" in " ".join(words)) == bool(settings)
+        assert by_rule.TASK in words
+
+
+def test_a_path_with_a_space_stays_one_word(tmp_path):
+    words = by_rule.command("a model", tmp_path / "a b", "rule=gumbel", 5, tmp_path)
+    assert "pretrained=a model,dtype=float32" in words
+    assert [word for word in words if "a b,trust_remote_code" in word]
+
+
+def test_scores_draw_words_and_pair_questions():
+    words, n = [f"word {i // 4}" for i in range(80)], range(80)
+    table = {"question": [f"q{i}" for i in n], "word": words}
+    plain = pd.DataFrame(table | {"right": [float(i // 4 % 2) for i in n]})
+    same, none = by_rule.scores(plain, plain), plain.assign(right=0.0)
+    assert (same["right"], same["n"]) == (0.5, 80)
+    assert same["over_generate"] == same["over_low"] == same["over_high"] == 0
+    assert same["high"] - same["low"] > 0.35  # of 20 words; of 80 answers: .22
+    assert by_rule.scores(none, plain)["over_generate"] == -0.5
+    with pytest.raises(ValueError, match="same questions"):
+        by_rule.scores(plain[::-1], plain)
 
 
 def test_lm_eval_runs_every_rule(tmp_path):

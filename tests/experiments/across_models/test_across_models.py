@@ -213,7 +213,7 @@ def test_a_set_is_described_by_its_models_and_weights(planted):
 
 def test_the_smallest_model_comes_first_and_one_of_no_known_size_is_left_out(planted):
     for name, size in (("smollm2", 1_310_340_608), ("qwen-coder-0.5b", 826_112)):
-        about = {"models": {"base": {"name": name, "parameters": size}}}
+        about = {"models": {"base": {"name": name, "inner_parameters": size}}}
         (planted[name] / "02_provenance.json").write_text(json.dumps(about))
     sizes = results.base_sizes(planted)
     means = beyond_top.mean_gains(beyond_top.read_gains(planted))
