@@ -138,5 +138,7 @@ def _model(lm: LM) -> dict:
 def _inner_parameters(model: PreTrainedModel) -> int:
     """Count a model's parameters outside its embeddings and its head, biases too."""
     tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    outside = {id(w) for table in tables if table is not None for w in table.parameters()}
+    outside = {
+        id(w) for table in tables if table is not None for w in table.parameters()
+    }
     return sum(w.numel() for w in model.parameters() if id(w) not in outside)

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 Prompt: TypeAlias = str | Sequence[int] | Tensor  # a text, or its token ids
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of check_model; else HALF
 HALF = 0.1  # half precision: rounding stays below a twentieth on deep models
-_PADS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # models checked already
+LEAST_SHARED = 8  # positions: a shorter beginning is not worth a call of its own
+# of models checked already: may a row be padded, may rows share what they begin with
+_CHECKED: WeakKeyDictionary[Any, tuple[bool, bool]] = WeakKeyDictionary()
 
 
 def prompt_embeds(lm: LM, prompts: str | Iterable[Prompt]) -> tuple[Tensor, Tensor]:
@@ -206,8 +208,8 @@ def check_model(model: Any) -> bool:
     cache returned, the input changed in place, or a cached continuation that differs
     from a full recompute (bidirectional attention, say).
     """
-    if model in _PADS:
-        return _PADS[model]
+    if model in _CHECKED:
+        return _CHECKED[model][0]
     name, table = type(model).__name__, model.get_input_embeddings()
     rows = table.weight.shape[0]
     try:
@@ -225,19 +227,25 @@ def check_model(model: Any) -> bool:
             f"{name} cannot run the loop: its logits from a cache differ from those of "
             f"a full recompute by {gap:.2g} of their spread (does it look ahead?)"
         )
-    try:
-        padded = _continued(model, *left_pad([x, shorter]))
-        gap = _relative_gap(padded, torch.stack([whole[4:], whole[2:4]]))
-        _PADS[model] = gap <= TOLERANCE.get(x.dtype, HALF)
-    except Exception:  # such rows are read one at a time then
-        _PADS[model] = False
-    return _PADS[model]
+    fits, allowed = [], TOLERANCE.get(x.dtype, HALF)
+    for share in (False, True):
+        try:
+            found = _continued(model, *left_pad([x, shorter]), share)
+            gap = _relative_gap(found, torch.stack([whole[4:], whole[2:4]]))
+            fits.append(gap <= allowed)
+        except Exception:  # such rows are read one at a time then, or each whole
+            fits.append(False)
+    _CHECKED[model] = fits[0], fits[1]
+    return _CHECKED[model][0]
 
 
-def _continued(model: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+def _continued(
+    model: Any, x: Tensor, mask: Tensor | None, share: bool = False
+) -> Tensor:
     """Compute logits (B,2,V) after the last but one and the last of x, by a cache."""
-    forward = CachedForward(model, x, None if mask is None else mask[:, :-1], 1)
-    return torch.stack([forward(x[:, :-1]), forward(x[:, -1:])], dim=1)
+    first, mask = x[:, :-1], None if mask is None else mask[:, :-1]
+    forward = CachedForward(model, first, mask, 1, share=share)
+    return torch.stack([forward(first), forward(x[:, -1:])], dim=1)
 
 
 def _relative_gap(a: Tensor, b: Tensor) -> float:
@@ -250,8 +258,11 @@ class CachedForward:
     """One batch and its growing cache: new embeddings (B,T,D) in, logits (B,V) out.
 
     Masks, and positions beside them, are made once for `steps` later positions; a call
-    takes slices. Without a mask the model counts its own positions.
+    takes slices. Without a mask the model counts its own positions. The first call takes
+    `embeds` themselves. Of them, a beginning that all rows share is read once; what pads
+    shorter rows then stands behind it.
     hidden: keep the last layer's state (B,D) that the logits come from, as `hidden`.
+    share: True or False, whatever the model; None, where `check_model` found it right.
     """
 
     def __init__(
@@ -261,8 +272,13 @@ class CachedForward:
         mask: Tensor | None,
         steps: int,
         hidden: bool = False,
+        share: bool | None = None,
     ):
         self.model, self.length = model, 0
+        self.shared = 0 if share is False else _shared_length(embeds, mask)
+        if share is None and (self.shared < LEAST_SHARED or not _may_share(model)):
+            self.shared = 0
+        self.begin = 0  # of row 0
         self.cache: Any = None
         self.hidden: Tensor | None = None
         self.positions: Tensor | None = None
@@ -272,26 +288,40 @@ class CachedForward:
         if hidden:
             self.options["output_hidden_states"] = True
         if mask is not None:
+            if self.shared:  # the rest of each row stands at the end
+                self.begin = int((mask[0] == 0).sum())
+                left = mask.sum(1, keepdim=True) - self.shared
+                place = torch.arange(mask.shape[1], device=mask.device)
+                mask = (place < self.shared) | (place >= mask.shape[1] - left)
             keys = torch.nn.functional.pad(mask.bool(), (0, steps), value=True)
             self.positions = (keys.long().cumsum(1) - 1).clamp_min(0)
             square = keys.new_ones(mask.shape[1], mask.shape[1])
             visible = keys[:, None, None, : len(square)] & square.tril()
             # a padding position sees itself: with nothing to see it would turn NaN
             visible |= square.tril().triu()
-            pair = (visible, keys[:, None, None])
+            pair = (visible[:, :, self.shared :], keys[:, None, None])
             prompt, later = (to_attention_mask(model, v, embeds.dtype) for v in pair)
             self.masks = prompt, later
 
     def __call__(self, x: Tensor) -> Tensor:
         """Read the next positions x (B,T,D) -> logits after the last of them (B,V)."""
+        if self.shared and not self.length:
+            self._read(x[:1, self.begin : self.begin + self.shared], {})
+            self.cache.batch_repeat_interleave(len(x))
+            self.length, x = self.shared, x[:, self.shared :]
         start, self.length = self.length, self.length + x.shape[1]
         if start and self.cache is None:
             raise ValueError("no key-value cache came back from the model")
-        inputs: dict[str, Any] = dict(self.options)
+        inputs: dict[str, Any] = {}
         if self.positions is not None:
             inputs["position_ids"] = self.positions[:, start : self.length]
         if self.masks is not None:
-            inputs["attention_mask"] = self.masks[start > 0][..., : self.length]
+            later = start > self.shared
+            inputs["attention_mask"] = self.masks[later][..., : self.length]
+        return self._read(x, inputs)
+
+    def _read(self, x: Tensor, inputs: dict[str, Any]) -> Tensor:
+        inputs = self.options | inputs
         out = self.model(
             inputs_embeds=x, past_key_values=self.cache, use_cache=True, **inputs
         )
@@ -299,6 +329,24 @@ class CachedForward:
         if "output_hidden_states" in self.options:
             self.hidden = out.hidden_states[-1][:, -1]
         return out.logits[:, -1]
+
+
+def _shared_length(embeds: Tensor, mask: Tensor | None) -> int:
+    """Count the vectors that all rows begin with, of each row one left over."""
+    rows, longest, width = embeds.shape
+    if rows == 1 or embeds.is_meta:  # no data to compare
+        return 0
+    lengths = torch.full((rows,), longest) if mask is None else mask.sum(1)
+    least = int(lengths.min()) - 1
+    begins = (longest - lengths).to(embeds.device)
+    place = begins[:, None] + torch.arange(least, device=embeds.device)
+    start = embeds.gather(1, place[..., None].expand(-1, -1, width))
+    alike = (start == start[:1]).all(-1).all(0)  # of none, where least is 0
+    return int(alike.long().cumprod(0).sum())
+
+
+def _may_share(model: Any) -> bool:
+    return supports_left_padding(model) and _CHECKED[model][1]
 
 
 def to_attention_mask(model: Any, visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -210,7 +210,14 @@ def make_step_fn(
 
     logits_processor: generate()'s, which is given the ids so far, from input_ids on.
     """
-    forward = CachedForward(lm.model, embeds, mask, steps, hidden=feedback is not None)
+    forward = CachedForward(
+        lm.model,
+        embeds,
+        mask,
+        steps,
+        hidden=feedback is not None,
+        share=False if compile else None,
+    )
     embed, bounds, ids = lm.embed, _norm_bounds(lm, config.norm), input_ids
     state = None  # the switch's
 

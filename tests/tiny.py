@@ -72,7 +72,7 @@ class OneToken:
 
 def unchecked(model):
     """Let a planted model pass `check_model`: it reads as no causal model would."""
-    batching._PADS[model] = True
+    batching._CHECKED[model] = True, True
     return model
 
 

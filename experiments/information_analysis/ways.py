@@ -10,7 +10,6 @@ that have been fed the same so far share a row, and those that have ended have n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,7 +50,6 @@ def decode_answers(
     """
     runs = [way for way in ways for _ in range(samples if way == "sampled" else 1)]
     rows = token_ids(lm, prompts)
-    shared = min(len(commonprefix(rows)), min(map(len, rows)) - 1)
     generator = torch.Generator().manual_seed(seed)
     size = max(1, min(MOST_ROWS, MOST_LOGITS // (len(lm.embed) * len(runs))))
     found: list[list[list[int]]] = [[[] for _ in prompts] for _ in runs]
@@ -62,7 +60,7 @@ def decode_answers(
             text = lm.tokenizer.decode(tokens, skip_special_tokens=True)
             return settled is not None and settled(batch[b], text)
 
-        chains = _decode_batch(lm, ids, shared, steps, runs, generator, over)
+        chains = _decode_batch(lm, ids, steps, runs, generator, over)
         for run, chosen in zip(found, chains):
             for i, tokens in zip(batch, chosen):
                 run[i] = tokens
@@ -77,13 +75,12 @@ def decode_answers(
 def _decode_batch(
     lm: LM,
     ids: Tensor,
-    shared: int,
     steps: int,
     runs: list[str],
     generator: torch.Generator,
     over: Callable[[int, list[int]], bool],
 ) -> list[list[list[int]]]:
-    """Decode prompts (B,T), alike in their first `shared` ids -> run, prompt: tokens.
+    """Decode prompts (B,T) -> run, prompt: tokens.
 
     A row holds what some runs of a prompt have in common: what they were fed so far.
     """
@@ -92,11 +89,9 @@ def _decode_batch(
     mixes = torch.tensor([way == "continuous" for way in runs])[:, None]
     gated = torch.tensor([way == "gated" for way in runs])[:, None]
     drawn = torch.tensor([way == "sampled" for way in runs])[:, None]
-    forward = CachedForward(lm.model, lm.embed[ids], None, steps)
-    if shared:
-        forward(lm.embed[ids[:1, :shared]])
-        forward.cache.batch_repeat_interleave(count)
-    logits = forward(lm.embed[ids[:, shared:]])
+    embeds = lm.embed[ids]
+    forward = CachedForward(lm.model, embeds, None, steps)
+    logits = forward(embeds)
     row = torch.arange(count).expand(len(runs), count)  # of the logits, by run, prompt
     alive = torch.ones(row.shape, dtype=torch.bool)
     chains: list[list[list[int]]] = [[[] for _ in range(count)] for _ in runs]

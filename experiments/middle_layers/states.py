@@ -120,7 +120,7 @@ def read_after(
         forward.cache.batch_repeat_interleave(len(fed))
     else:  # a cache that cannot be dealt out: the prompt is read again with each
         fed = torch.cat([lm.embed[prompt].expand(len(fed), -1, -1), fed], 1)
-        forward = CachedForward(lm.model, fed, None, 0)
+        forward = CachedForward(lm.model, fed, None, 0, share=False)
     with hooked(lm.model, {layer: keeping(layer) for layer in layers}):
         logits = forward(fed).float()
     return torch.stack([kept[layer] for layer in layers]), logits

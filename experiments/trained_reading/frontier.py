@@ -48,6 +48,7 @@ GROUPS = {
 }
 FROM_STEP = 2  # step 1 is read off the question, without any thought
 
+
 def right_answers() -> dict[str, np.ndarray]:
     """Read which answers are right: arm -> (S,N) of 0 and 1."""
     rows = learned.searches()

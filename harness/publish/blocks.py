@@ -294,9 +294,21 @@ def sweep_cost(up: str = "") -> str:
         if used := about.pop("all", {}):
             hours = f"{100 * used['cpu_seconds'] / 3600:.0f}"
             ran = ", ".join(sorted(notebook.split("_")[0] for notebook in about))
-            rows.append([name, ran, hours, f"{used['peak_mb']:.0f}"])
-    heads = ["models like", "notebooks", "hours of one core", "peak memory, MB"]
-    return markdown_table(heads, rows)
+            rows.append([name, ran, _dtypes(name), hours, f"{used['peak_mb']:.0f}"])
+    heads = ["models like", "notebooks", "dtype", "hours of one core"]
+    return markdown_table([*heads, "peak memory, MB"], rows)
+
+
+def _dtypes(set_name: str) -> str:
+    """In which dtypes a set's models ran, with the notebooks where there are several."""
+    ran: dict[str, list[str]] = {}
+    for path in sorted(files.figures_dir(set_name).glob("??_provenance.json")):
+        models = json.loads(path.read_text(encoding="utf-8"))["models"].values()
+        for dtype in sorted({model["dtype"] for model in models}):
+            ran.setdefault(dtype, []).append(path.name[:2])
+    if len(ran) == 1:
+        return next(iter(ran))
+    return "; ".join(f"{dtype}: {', '.join(books)}" for dtype, books in ran.items())
 
 
 def _kept_costs(set_name: str) -> dict[str, dict]:

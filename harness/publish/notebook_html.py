@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import nbformat
@@ -157,6 +158,16 @@ def _link_figure(book: Book, number: int, output, picture: Picture) -> None:
         book.figures.setdefault(picture.name, f"cell-{number}")
 
 
+@cache  # it compiles its templates once
+def _exporter() -> HTMLExporter:
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True)
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.config.NbConvertBase.display_data_priority = SHOWN
+    exporter.register_filter("clean_html", clean)
+    exporter.register_filter("markdown2html", prose)
+    return exporter
+
+
 def render_cells(
     book: Book, pages: Collection[str], pictures: dict[str, Picture]
 ) -> str:
@@ -164,12 +175,7 @@ def render_cells(
 
     pages: the names of the site's pages. pictures: the kept figures by name.
     """
-    exporter = HTMLExporter(template_name="basic", sanitize_html=True)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    exporter.config.NbConvertBase.display_data_priority = SHOWN
-    exporter.register_filter("clean_html", clean)
-    exporter.register_filter("markdown2html", prose)
-    soup = BeautifulSoup(exporter.from_notebook_node(book.node)[0], "html.parser")
+    soup = BeautifulSoup(_exporter().from_notebook_node(book.node)[0], "html.parser")
     for cell in soup.select("div.cell"):
         cell["id"] = cell.get("id", "").replace("cell-id=", "cell-")
     if not soup.h1:

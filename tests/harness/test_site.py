@@ -483,6 +483,8 @@ def look(browser, folder, width):
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
     for path in sorted(folder.glob("*.html")):
+        tab.set_viewport_size({"width": width, "height": 800})
+        tab.emulate_media(media="screen")
         tab.goto(path.as_uri())
         tab.evaluate(OPEN)
         tab.evaluate(LOADED)
@@ -493,8 +495,7 @@ def look(browser, folder, width):
         tab.emulate_media(media="print")
         tab.set_viewport_size({"width": 718, "height": 800})  # A4, its margins off
         page["printed"] = tab.evaluate("document.documentElement.scrollWidth")
-        tab.set_viewport_size({"width": width, "height": 800})
-        tab.emulate_media(media="screen")
+        tab.set_content("")  # nothing to lay out again
     context.close()
     return seen, asked, said
 

@@ -125,7 +125,7 @@ def test_a_check_costs_a_few_tokens_once(monkeypatch):
         with_kwargs=True,
     )
     assert check_model(model) and check_model(model)
-    assert sum(read) == 24 and len(read) == 5
+    assert sum(read) == 34 and len(read) == 8
 
 
 def test_embeddings_are_those_the_model_has_now():

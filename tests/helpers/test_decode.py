@@ -212,6 +212,41 @@ def test_a_stopped_batch_is_not_computed_to_the_end(tiny, monkeypatch):
     assert len(calls) == decode.CHECK_EVERY
 
 
+START = [11, 12, 13, 14, 15, 16, 17, 18, 19]  # long enough to be read once
+
+
+@pytest.mark.parametrize("ends", [[[1, 2], [3, 4], [1, 2]], IDS, [[5], [], [5, 6]]])
+def test_a_beginning_that_rows_share_is_read_once(lm, monkeypatch, ends):
+    prompts, read = [START + end for end in ends], []
+
+    def watch(_, args, given):
+        read.append(given["inputs_embeds"].shape[:2].numel())
+
+    config = MixtureConfig(top_k=10)
+    shared = generate_concepts(lm, prompts, steps=6, config=config)
+    watching = lm.model.register_forward_pre_hook(watch, with_kwargs=True)
+    generate_concepts(lm, prompts, steps=1)
+    watching.remove()
+    longest, begin = max(map(len, prompts)), min(len(START), min(map(len, prompts)) - 1)
+    assert read == [begin, 3 * (longest - begin)]
+    monkeypatch.setattr(batching, "LEAST_SHARED", 99)
+    apart = generate_concepts(lm, prompts, steps=6, config=config)
+    assert shared.tokens == apart.tokens
+    assert torch.allclose(shared.probs, apart.probs, atol=1e-4)
+    assert torch.allclose(shared.vectors, apart.vectors, atol=1e-4)
+    for prompt, tokens in zip(prompts, shared.tokens):
+        assert generate_concepts(lm, prompt and [prompt], 6, config).tokens == [tokens]
+
+
+def test_a_model_whose_rows_cannot_share_reads_each_whole(tiny, monkeypatch):
+    monkeypatch.setattr(batching, "_may_share", lambda model: False)
+    x, mask = prompt_embeds(tiny, [START + end for end in IDS])
+    assert CachedForward(tiny.model, x, mask, 1).shared == 0
+    monkeypatch.undo()
+    assert CachedForward(tiny.model, x, mask, 1).shared == len(START)
+    assert CachedForward(tiny.model, x[:1], mask[:1], 1).shared == 0
+
+
 # What a step costs and touches
 
 

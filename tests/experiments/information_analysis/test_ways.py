@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.information_analysis import ways
-from helpers import MixtureConfig, generate_concepts, load
+from helpers import MixtureConfig, batching, generate_concepts, load
 from helpers.models import chat_prompt
 
 PROMPTS = ["The baker feeds the", "The capital of France is", "2 plus 3 equals", "The"]
@@ -35,7 +35,7 @@ def test_what_prompts_have_in_common_changes_nothing(chat, monkeypatch):
         chat_prompt(chat, f"What is {a} plus {b}?") for a in (1, 2) for b in (3, 4)
     ]
     whole = ways.decode_answers(chat, prompts, 6, ["discrete", "continuous"])
-    monkeypatch.setattr(ways, "commonprefix", lambda rows: [])
+    monkeypatch.setattr(batching, "LEAST_SHARED", 99)
     assert ways.decode_answers(chat, prompts, 6, ["discrete", "continuous"]) == whole
 
 
