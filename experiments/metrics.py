@@ -61,8 +61,8 @@ def with_entropy(p: Tensor, target: Tensor) -> Tensor:
     """Flatten (or sharpen) p (...,V) to an entropy of `target` (...) nats.
 
     p is raised to a power between 2^-24 and 2^24, found by Chandrupatla's method, and
-    renormalised: the ranking stays, nothing else comes in, and what is 0 stays 0. Out of reach, as where the
-    two likeliest are tied, the nearest end is taken.
+    renormalised: the ranking stays, nothing else comes in, and what is 0 stays 0. Out
+    of reach, as where the two likeliest are tied, the nearest end is taken.
     """
     log_p = _probs(p).log()
     shape, log_p = log_p.shape, log_p.reshape(-1, log_p.shape[-1])

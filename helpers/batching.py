@@ -258,11 +258,11 @@ class CachedForward:
     """One batch and its growing cache: new embeddings (B,T,D) in, logits (B,V) out.
 
     Masks, and positions beside them, are made once for `steps` later positions; a call
-    takes slices. Without a mask the model counts its own positions. The first call takes
-    `embeds` themselves. Of them, a beginning that all rows share is read once; what pads
-    shorter rows then stands behind it.
+    takes slices. Without a mask the model counts its own positions. The first call
+    takes `embeds` themselves. Of them, a beginning that all rows share is read once;
+    what pads shorter rows then stands behind it.
     hidden: keep the last layer's state (B,D) that the logits come from, as `hidden`.
-    share: True or False, whatever the model; None, where `check_model` found it right.
+    share: True or False, whatever the model; None: where `check_model` found it right.
     """
 
     def __init__(

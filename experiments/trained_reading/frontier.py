@@ -6,8 +6,8 @@
     groups          which nodes are which, at each step of the search
     frontier_parts  T6's parts; frontier_table: how high each group stands, to draw
 
-S training seeds answer the same N questions. Each seed is judged alone (as in T1 to T4),
-so that no interval over three of anything is needed. Intervals draw problems.
+S training seeds answer the same N questions. Each seed is judged alone, as in T1 to T4,
+so that no interval is over three of anything. Intervals draw problems.
 """
 
 from __future__ import annotations

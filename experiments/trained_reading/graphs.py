@@ -40,8 +40,8 @@ class Graphs:
     edges (N,EDGES,2): from, to. distance (N,2,NODES): steps from either start, or
     NEVER. target (N,2): of either start. path (N,2,LONGEST): the nodes of a shortest
     way there, start left out, the target repeated. depth (N,): its length. kind (N,):
-    alike where two graphs, with their starts, are the same but for their nodes' numbers;
-    their targets may differ.
+    alike where two graphs, with their starts, are the same but for their nodes'
+    numbers; their targets may differ.
     """
 
     edges: Tensor

@@ -205,8 +205,9 @@ def reply(
 ) -> tuple[Tensor, Tensor]:
     """Answer questions -> tokens (N,), and hidden states (N,T,D).
 
-    between: none, pause, text or coconut, whatever the model was trained with. State number c is what coconut feeds, or would, as thought c + 1. Arms without
-    thoughts have one state, the question's. text writes a path first, greedily.
+    between: none, pause, text or coconut, whatever the model was trained with. State
+    number c is what coconut feeds, or would, as thought c + 1. Without thoughts there
+    is one state, the question's. text writes a path first, greedily.
     """
     thoughts = 0 if between in ("none", "text") else thoughts
     states, cache = _think(model, _question(model, asked), between, thoughts)

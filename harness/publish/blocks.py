@@ -300,7 +300,7 @@ def sweep_cost(up: str = "") -> str:
 
 
 def _dtypes(set_name: str) -> str:
-    """In which dtypes a set's models ran, with the notebooks where there are several."""
+    """In which dtypes a set's models ran; where in several, by notebook."""
     ran: dict[str, list[str]] = {}
     for path in sorted(files.figures_dir(set_name).glob("??_provenance.json")):
         models = json.loads(path.read_text(encoding="utf-8"))["models"].values()

@@ -4,8 +4,8 @@ Each row is one `lm_eval run`, in this process so that forward calls can be coun
 share right, and what it has over `generate`'s, question by question, both with 95 %
 intervals that draw words (a word has several questions, which lm-eval's own standard
 error takes for independent); number of questions, new tokens of the answers, forward
-calls (a batch counts once) and the CPU seconds from the first to the last of them. Needs
-lm-eval: `pip install .[lm-eval]`.
+calls (a batch counts once) and the CPU seconds from the first to the last of them.
+Needs lm-eval: `pip install .[lm-eval]`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run(words: list[str]) -> dict[str, float]:
 
 
 def answers(out: Path) -> pd.DataFrame:
-    """Read what lm-eval logged: question, word (by its accepted answers), text, right."""
+    """Read what lm-eval logged: question, word (its accepted answers), text, right."""
     logged = next(out.rglob("samples_*.jsonl")).read_text("utf-8").splitlines()
     samples = sorted(map(json.loads, logged), key=lambda sample: sample["doc_id"])
     return pd.DataFrame(
