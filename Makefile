@@ -7,7 +7,6 @@ PY := .venv/bin/python
 READY := .venv/.ready
 SET ?= mini
 DEVICE ?= auto
-DTYPE ?= float32
 JOBS ?= 0
 LIST ?= sweep.csv
 CLUSTER ?= local
@@ -17,7 +16,7 @@ SETTINGS := SET BASE INSTRUCT DEVICE DTYPE JOBS SEED CELL_TIMEOUT PARAMS ONLY
 SETTINGS += LIST CLUSTER PARALLEL SLURM
 # as typed, to the shell as data: neither make nor the shell expands what is in them
 $(foreach name,$(SETTINGS),$(eval override export $(name) := $$(value $(name))))
-ASKED := --set "$$SET" --device "$$DEVICE" --dtype "$$DTYPE" --jobs "$$JOBS" \
+ASKED := --set "$$SET" --device "$$DEVICE" $${DTYPE:+--dtype "$$DTYPE"} --jobs "$$JOBS" \
 	$${BASE:+--base "$$BASE"} $${INSTRUCT:+--instruct "$$INSTRUCT"} \
 	$${SEED:+--seed "$$SEED"} \
 	$${CELL_TIMEOUT:+--cell-timeout "$$CELL_TIMEOUT"} \

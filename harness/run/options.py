@@ -61,7 +61,7 @@ def run_request(
     base: str | None = None,
     instruct: str | None = None,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str | None = None,
     seed: int | None = None,
     parameters: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -74,13 +74,14 @@ def run_request(
 
     parameters: "NAME=value" each; only: numbers or names of notebooks; cell_timeout:
     None is 600 s for mini, whose longest cell takes well under a minute, else an hour.
+    dtype: None is float32, or what models/sizes.csv says of a set's notebook.
     """
     if files.check_set_name(set_name) in NO_SETS:
         raise ValueError(f"SET={set_name!r}: figures/{set_name}/ is kept by make bench")
     base, instruct = choose_models(set_name, base, instruct)
     if not re.fullmatch(models.DEVICES, device):
         raise ValueError(f"DEVICE={device!r}: expected auto, cpu, cuda, cuda:N or mps")
-    if dtype not in models.DTYPES:
+    if dtype is not None and dtype not in models.DTYPES:
         known = ", ".join(models.DTYPES)
         raise ValueError(f"DTYPE={dtype!r}: expected one of {known}")
     if seed is not None and not 0 <= seed < 2**32:
@@ -92,16 +93,18 @@ def run_request(
     if cell_timeout < 1:
         raise ValueError(f"CELL_TIMEOUT={cell_timeout}: expected at least 1 second")
     common = {"SET": set_name, "BASE": base, "INSTRUCT": instruct, "DEVICE": device}
-    common |= {"DTYPE": dtype} | ({} if seed is None else {"SEED": str(seed)})
+    common |= {} if seed is None else {"SEED": str(seed)}
+    common |= {} if dtype is None else {"DTYPE": dtype}
     for pair in parameters:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"PARAMS={pair!r}: expected NAME=value")
-        if name in (*common, "SEED", "RUN_DIR", "FIGURES_DIR"):
+        if name in (*common, "DTYPE", "SEED", "RUN_DIR", "FIGURES_DIR"):
             raise ValueError(f"PARAMS={pair!r}: {name} has a setting of its own")
         common[name] = value
     paths = select_notebooks(Path(notebooks), only)
     sizes = set_sizes(set_name, [path.stem for path in paths], common)
+    common.setdefault("DTYPE", "float32")
     if set_name in public_sets():  # downloaded now, after all else was found in order
         folder = str(public.fetch(public_sets()[set_name]))
         common |= {"BASE": folder, "INSTRUCT": folder}
@@ -248,7 +251,7 @@ def set_sizes(
     """Read how much a set's notebooks are asked: notebook -> parameter -> value.
 
     Rows of models/sizes.csv for a larger model, which is asked less than the notebooks'
-    defaults. A parameter that the user gives comes before them, in all notebooks.
+    defaults, or in bfloat16. A parameter that the user gives comes before them, in all notebooks.
     """
     with SIZES.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["set"] == set_name]

@@ -67,7 +67,7 @@ def read_list(path: str | Path) -> list[dict[str, str]]:
 def check_row(row: dict[str, str], common: dict[str, Any]) -> bool:
     """Whether a row's results are all up to date; one line if it cannot be run."""
     asked = {name: row[name] or None for name in ("base", "instruct")}
-    asked |= {"dtype": row["dtype"] or "float32"}
+    asked |= {"dtype": row["dtype"] or None}
     seed = int(row["seed"]) if row["seed"] else None
     request = options.run_request(row["set"], seed=seed, **asked, **common)
     return all(notebook_process.is_up_to_date(n) for n in cli.plan(request))

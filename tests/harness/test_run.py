@@ -413,6 +413,10 @@ def test_a_larger_model_is_asked_less_and_what_the_user_gives_comes_first(
     request = options.run_request("trial", parameters=["N_PROMPTS=8"], **asked)
     assert [p["N_PROMPTS"] for _, p in request.notebooks] == [8, 8]
     assert not request.sizes
+    table.write_text("\n".join([rows[0], "trial,01_trial,DTYPE,bfloat16", ""]))
+    for dtype, expected in ((None, ["bfloat16", None]), ("float32", [None, None])):
+        request = options.run_request("trial", dtype=dtype, **asked)
+        assert [p.get("DTYPE") for _, p in request.notebooks] == expected
     table.write_text("\n".join([rows[0], "trial,01_trial,N_ITEM,7", ""]))
     with pytest.raises(ValueError, match="sizes.csv: 01_trial has no parameter 'N_I"):
         options.run_request("trial", **asked)
@@ -423,6 +427,7 @@ def test_sizes_leave_the_rules_what_they_count():
     needed = {
         ("02_translation", "N_PROMPTS"): ("R1", "R4", "R6"),
         ("02_translation", "N_ITEMS"): ("R2",),
+        ("02_translation", "DTYPE"): (),
         ("03_token_id_brittleness", "N_PROMPTS"): ("I1", "I3"),
         ("03_token_id_brittleness", "N_SEARCH"): ("I2",),
         ("03_token_id_brittleness", "N_INSTRUCTIONS"): ("I4",),
