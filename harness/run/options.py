@@ -251,7 +251,8 @@ def set_sizes(
     """Read how much a set's notebooks are asked: notebook -> parameter -> value.
 
     Rows of models/sizes.csv for a larger model, which is asked less than the notebooks'
-    defaults, or in bfloat16. A parameter that the user gives comes before them, in all notebooks.
+    defaults, or in bfloat16. A parameter that the user gives comes before them, in all
+    notebooks.
     """
     with SIZES.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["set"] == set_name]
