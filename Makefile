@@ -100,7 +100,7 @@ site: $(READY)  ## what was found on SET, as pages in site/
 models: $(READY)  ## train the mini models again from scratch, about an hour
 	@$(PY) -m models.train && $(PY) -m models.measure
 
-learn: $(READY)  ## train notebook 06's readers, thinkers and searchers again, 28 CPU minutes
+learn: $(READY)  ## train notebook 06's readers, thinkers and searchers again, 47 CPU minutes
 	@$(OFFLINE) $(PY) -m experiments.trained_reading
 
 seeds: $(READY)  ## mini with two more training seeds: train, run, keep verdicts (hours)

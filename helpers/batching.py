@@ -336,7 +336,7 @@ def _shared_length(embeds: Tensor, mask: Tensor | None) -> int:
     rows, longest, width = embeds.shape
     if rows == 1 or embeds.is_meta:  # no data to compare
         return 0
-    lengths = torch.full((rows,), longest) if mask is None else mask.sum(1)
+    lengths = torch.full((rows,), longest) if mask is None else mask.sum(1).long()
     least = int(lengths.min()) - 1
     begins = (longest - lengths).to(embeds.device)
     place = begins[:, None] + torch.arange(least, device=embeds.device)

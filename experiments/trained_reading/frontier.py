@@ -22,7 +22,7 @@ from transformers import GPT2LMHeadModel
 
 from experiments.stats import Estimate, bootstrap, paired_difference
 from experiments.trained_reading import learned, searching
-from experiments.trained_reading.graphs import DEPTHS, LONGEST, NODES, Questions
+from experiments.trained_reading.graphs import DEPTHS, LONGEST, NEVER, NODES, Questions
 
 LABELS = {
     "none": "nothing",
@@ -42,8 +42,10 @@ GROUPS = {
     "path": "on the path asked for",
     "frontier": "frontier, off the path",
     "dead_end": "of these, dead ends",
+    "own": "of these, out of the other start's reach",
     "earlier": "reached before",
-    "unreached": "not reached yet, or never",
+    "later": "reached later",
+    "unreached": "reached later, or never",
     "mirrored": "the other start's frontier",
 }
 FROM_STEP = 2  # step 1 is read off the question, without any thought
@@ -116,7 +118,8 @@ def groups(asked: Questions) -> dict[str, Tensor]:
     """Tell which nodes are which at each step: GROUPS -> masks (N,LONGEST,NODES).
 
     Up to the target's depth; nodes that the question names are in no group. A node off
-    the path may lie on another one: dead ends lead to the target by none.
+    the path may lie on another one: dead ends lead to the target by none. own and
+    mirrored are alike but for which of the two starts is asked of.
     """
     step = torch.arange(1, LONGEST + 1)[:, None]
     none = torch.zeros(len(asked), NODES, dtype=torch.bool)
@@ -129,7 +132,9 @@ def groups(asked: Questions) -> dict[str, Tensor]:
         "path": (distance == step) & path,
         "frontier": (distance == step) & ~path,
         "dead_end": (distance == step) & ~leads,
+        "own": (distance == step) & ~path & (other > step),
         "earlier": distance < step,
+        "later": (distance > step) & (distance < NEVER),
         "unreached": distance > step,
         "mirrored": (other == step) & (distance > step) & ~other_path,
     }
@@ -174,7 +179,8 @@ def frontier_parts(
     pause = _over(stands["pause"][trained], frontier, unreached)
     columns = {
         "frontier_over_unreached": found,
-        "frontier_over_mirrored": _over(thoughts, frontier, of["mirrored"]),
+        "frontier_over_later": _over(thoughts, frontier, of["later"]),
+        "frontier_over_mirrored": _over(thoughts, of["own"], of["mirrored"]),
         "frontier_pause": pause,
         "frontier_over_pause": found - pause,
         "frontier_untrained": _over(stands["untrained"][0], frontier, unreached),

@@ -109,7 +109,9 @@ def run_request(
         folder = str(public.fetch(public_sets()[set_name]))
         common |= {"BASE": folder, "INSTRUCT": folder}
     fitted = list(zip(paths, fit_parameters(paths, common, sizes)))
-    check_models(common)
+    check_models(
+        common, [parameters.get("DTYPE", "float32") for _, parameters in fitted]
+    )
     if common["INSTRUCT"] and set_name not in {*MODEL_SETS, *public_sets()}:
         check_template(common["INSTRUCT"])
     how = cell_timeout, jobs, force, not only
@@ -152,8 +154,8 @@ def _local(model: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else model
 
 
-def check_models(common: dict[str, str]) -> None:
-    """Find both models, or say in one line what is wrong."""
+def check_models(common: dict[str, str], dtypes: Sequence[str]) -> None:
+    """Find both models, or say in one line what is wrong. dtypes: the notebooks'."""
     base, instruct = common["BASE"], common["INSTRUCT"]
     if instruct and base != instruct and Path(base).name == Path(instruct).name:
         raise ValueError(
@@ -170,7 +172,8 @@ def check_models(common: dict[str, str]) -> None:
                 f"INSTRUCT={common[word]!r} has no chat template: leave INSTRUCT out, "
                 "or give an instruction-tuned model"
             )
-        need = checkpoints.count_parameters(folder) * models.DTYPES[common["DTYPE"]]
+        width = max(models.DTYPES[dtype] for dtype in dtypes)
+        need = checkpoints.count_parameters(folder) * width
         if common["DEVICE"] in ("auto", "cpu"):
             checkpoints.check_memory(
                 common[word], need, checkpoints.free_memory(), "memory"

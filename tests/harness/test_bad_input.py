@@ -176,9 +176,9 @@ def test_a_chat_template_that_is_unfit_is_refused(model, monkeypatch, template, 
 def test_a_folder_at_the_top_is_no_second_model(model, monkeypatch):
     monkeypatch.setattr(options, "_has_template", lambda _: True)
     common = {"BASE": str(model), "INSTRUCT": "", "DEVICE": "cpu", "DTYPE": "float32"}
-    options.check_models(common)
+    options.check_models(common, ["float32"])
     monkeypatch.setattr(checkpoints, "find_checkpoint", lambda name: (model, None))
-    options.check_models(common | {"BASE": "/"})  # both names would be ""
+    options.check_models(common | {"BASE": "/"}, ["float32"])  # both names would be ""
 
 
 @pytest.mark.parametrize("value", ["{[]:1}", "1+", "(" * 400, "None", "[1"])

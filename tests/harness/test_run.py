@@ -386,7 +386,7 @@ def test_a_public_set_is_fetched_once_all_else_is_in_order(monkeypatch, tmp_path
         return tmp_path / name
 
     monkeypatch.setattr(options.public, "fetch", fetch)
-    monkeypatch.setattr(options, "check_models", lambda common: None)
+    monkeypatch.setattr(options, "check_models", lambda common, dtypes: None)
     with pytest.raises(ValueError, match="DTYPE='int4'"):
         options.run_request("smollm2", dtype="int4")
     with pytest.raises(ValueError, match="leave BASE and INSTRUCT out"):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Cache
 
 from experiments import floors
 from helpers import (
@@ -239,12 +240,14 @@ def test_a_beginning_that_rows_share_is_read_once(lm, monkeypatch, ends):
 
 
 def test_a_model_whose_rows_cannot_share_reads_each_whole(tiny, monkeypatch):
-    monkeypatch.setattr(batching, "_may_share", lambda model: False)
     x, mask = prompt_embeds(tiny, [START + end for end in IDS])
-    assert CachedForward(tiny.model, x, mask, 1).shared == 0
-    monkeypatch.undo()
-    assert CachedForward(tiny.model, x, mask, 1).shared == len(START)
+    for given in (mask, mask.bool(), mask.float()):
+        assert CachedForward(tiny.model, x, given, 1).shared == len(START)
     assert CachedForward(tiny.model, x[:1], mask[:1], 1).shared == 0
+    monkeypatch.delattr(Cache, "batch_repeat_interleave")
+    other = tiny_model("llama")  # its rows may be padded, its cache not dealt out
+    assert batching.check_model(other)
+    assert CachedForward(other, x, mask, 1).shared == 0
 
 
 # What a step costs and touches

@@ -247,10 +247,11 @@ def stands_of(*names):
     """Thoughts in which the nodes of some groups stand high, and all others alike."""
     of = frontier.groups(ASKED)
     step = torch.arange(1, 5)[:, None]
-    of["frontier of both"] = (ASKED.distance[:, None] == step) | (
-        ASKED.other[:, None] == step
-    )
-    high = torch.stack([of[name] for name in names]).any(0).double()
+    near, far = ASKED.distance[:, None], ASKED.other[:, None]
+    of["frontier of both"] = (near == step) | (far == step)
+    of["within reach of both"] = (near <= step).double() + (far <= step).double()
+    of["all that is ever reached"] = (near < NEVER).expand(-1, len(step), -1)
+    high = torch.stack([of[name].double() for name in names]).amax(0)
     noise = torch.rand(3, *high.shape, generator=torch.Generator().manual_seed(0))
     return 2 * high + 0.1 * noise.double()
 
@@ -261,6 +262,8 @@ def stands_of(*names):
         (("path", "frontier"), "unreached", "reproduced"),
         (("path",), "unreached", "not reproduced"),  # one path, chosen beforehand
         (("frontier of both",), "unreached", "partly"),  # whatever was asked
+        (("within reach of both",), "unreached", "partly"),
+        (("all that is ever reached",), "unreached", "partly"),  # at every step alike
         (("path", "frontier"), "frontier", "partly"),  # no feeding back is needed
     ],
 )
